@@ -1,0 +1,104 @@
+"""Names of things: feature references, source ids, hook points, and the URLs of pages.
+
+Parsed once at the edge; inside the code nobody splits strings again. URLs are built here and nowhere else.
+"""
+
+import re
+from dataclasses import dataclass
+from urllib.parse import quote, urlencode
+
+from backend import errors
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_HOOK_POINT = re.compile(r"blocks\.(?P<layer>\d+)\.(?P<place>(?:attn\.|mlp\.|ln1\.|ln2\.)?hook_\w+)")
+RESERVED = frozenset({"api", "static", "jobs", "docs", "openapi.json", "definitions", "health", "favicon.ico"})
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class FeatureRef:
+    """One feature: `gpt2-small/6-res-jb/12345`."""
+
+    model: str
+    source: str
+    index: int
+
+    def __str__(self) -> str:
+        """The reference as users write it."""
+        return f"{self.model}/{self.source}/{self.index}"
+
+
+@dataclass(frozen=True, slots=True)
+class HookPoint:
+    """TransformerLens's name of a place in a model, such as `blocks.6.hook_resid_pre`."""
+
+    layer: int
+    place: str
+    """What follows `blocks.N.`: `hook_resid_pre`, `attn.hook_z`, …"""
+
+    def __str__(self) -> str:
+        """The full name."""
+        return f"blocks.{self.layer}.{self.place}"
+
+
+def parse_hook_point(text: str) -> HookPoint:
+    """Return the hook point named by `text`, or raise `InvalidInputError`."""
+    match = _HOOK_POINT.fullmatch(text)
+    if match is None:
+        raise errors.InvalidInputError(
+            f"'{text}' is not a hook point inside a block.",
+            hint="Expected TransformerLens's form, such as 'blocks.6.hook_resid_pre'.",
+        )
+    return HookPoint(int(match["layer"]), match["place"])
+
+
+def check_id(text: str, what: str) -> str:
+    """Return `text` if it can be the id of a model or source, or raise `InvalidInputError`."""
+    if _NAME.fullmatch(text) is None or text in RESERVED:
+        raise errors.InvalidInputError(
+            f"'{text}' cannot be the id of a {what}.",
+            hint="Use letters, digits, '.', '_' and '-', at most 128, starting with a letter or digit.",
+        )
+    return text
+
+
+def default_source_id(layer: int, folder_name: str) -> str:
+    """`{layer}-{folder}`, with every character an id cannot hold replaced by '-'; a folder so named already is kept."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder_name).strip("-.") or "sae"
+    return name if name.startswith(f"{layer}-") else f"{layer}-{name}"
+
+
+def source_set_of(source: str) -> str:
+    """The set a source id belongs to: the text after the first '-' and before '__' (Neuronpedia's rule)."""
+    _, _, name = source.partition("-")
+    return (name or source).split("__")[0]
+
+
+def home_url() -> str:
+    """The page of all that is hosted."""
+    return "/"
+
+
+def model_url(model: str) -> str:
+    """A model's page."""
+    return f"/{quote(model)}"
+
+
+def source_url(model: str, source: str, **query: str | int | float | None) -> str:
+    """A source's page; `query` holds sort, filters and page, None meaning absent."""
+    given = {key: value for key, value in query.items() if value is not None and value != ""}
+    return f"/{quote(model)}/{quote(source)}" + (f"?{urlencode(given)}" if given else "")
+
+
+def feature_url(model: str, source: str, index: int) -> str:
+    """A feature's dashboard."""
+    return f"/{quote(model)}/{quote(source)}/{index}"
+
+
+def feature_api_url(model: str, source: str, index: int) -> str:
+    """The same dashboard as JSON."""
+    return f"/api/feature/{quote(model)}/{quote(source)}/{index}"
+
+
+def job_url(job_id: int) -> str:
+    """A job's page."""
+    return f"/jobs/{job_id}"

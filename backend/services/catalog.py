@@ -1,0 +1,327 @@
+"""What is hosted: models, source sets, sources and vocabularies.
+
+Owns the SQL over `model`, `source_set`, `source` and `vocabulary`, the rules of registering them, and what pages say
+about a source (its current revision and corpus included). Does not own features, nor the computing of anything.
+Token texts never change under an id, so they are kept in the process after the first read.
+"""
+
+import zlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from threading import Lock
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import orjson
+from sqlalchemy import Engine, Row, Select, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from backend import errors, names
+from backend.db.tables import Corpus, Model, Revision, Source, SourceSet, Vocabulary
+
+AnyRow = Row[*tuple[Any, ...]]
+N_CACHED_VOCABULARIES = 4
+"""Per database; a vocabulary of 250,000 tokens takes some 20 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceView:
+    """What pages say about a source."""
+
+    model: str
+    name: str
+    set_name: str
+    hook_point: str
+    layer: int
+    architecture: str
+    d_in: int
+    d_sae: int
+    config: dict[str, Any]
+    created_at: datetime
+    revision_id: int | None
+    """None until dashboards are computed; then the fields below hold."""
+    corpus: str = ""
+    n_corpus_tokens: int = 0
+    """Unmasked."""
+    n_corpus_contexts: int = 0
+    context_size: int = 0
+    n_alive: int = 0
+    n_firings: int = 0
+    density_low: float = 0.0
+    """log10 of density at the left end of the histogram below."""
+    density_high: float = 0.0
+    density_counts: tuple[int, ...] = ()
+    computed_at: datetime | None = None
+
+    @property
+    def mean_l0(self) -> float:
+        """Firings per unmasked token; 0 before the first computation."""
+        return self.n_firings / self.n_corpus_tokens if self.n_corpus_tokens else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """A model by itself. Facts are None until a worker has loaded it."""
+
+    id: str
+    display_name: str
+    weights: str
+    architecture: str | None
+    n_layers: int | None
+    d_model: int | None
+    n_context: int | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView(ModelFacts):
+    """A model and its sources, by layer, then name."""
+
+    sources: tuple[SourceView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSetFacts:
+    """A source set by itself."""
+
+    model: str
+    name: str
+    description: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSetView(SourceSetFacts):
+    """A source set and its sources, by layer, then name."""
+
+    sources: tuple[SourceView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadableSource:
+    """A source and the keys its dashboards are read with."""
+
+    view: SourceView
+    revision_id: int
+    corpus_id: int
+    vocabulary_id: int
+    is_first_masked: bool
+
+
+def models(session: Session) -> tuple[ModelView, ...]:
+    """Every hosted model, by id; two statements."""
+    facts = [_model_facts(row) for row in session.execute(_MODELS.order_by(Model.id))]
+    sources = _source_views(session, _SOURCES)
+    return tuple(_model_view(fact, [s for s in sources if s.model == fact.id]) for fact in facts)
+
+
+def model(session: Session, model_id: str) -> ModelView:
+    """One model and its sources; raises `NotFoundError`."""
+    row = session.execute(_MODELS.where(Model.id == _key(model_id))).one_or_none()
+    if row is None:
+        raise _no_model(model_id)
+    return _model_view(_model_facts(row), _source_views(session, _SOURCES.where(Source.model_id == model_id)))
+
+
+def source(session: Session, model_id: str, name: str) -> SourceView:
+    """One source; raises `NotFoundError`."""
+    return _source_view(_source_row(session, model_id, name))
+
+
+def readable_source(session: Session, model_id: str, name: str) -> ReadableSource:
+    """A source that has dashboards; raises `NotFoundError` for one that has none yet."""
+    row = _source_row(session, model_id, name)
+    if row.revision_id is None:
+        raise errors.NotFoundError(
+            f"The dashboards of '{model_id}/{name}' are not computed yet.",
+            hint="Start their computation, or watch it under /jobs.",
+        )
+    return ReadableSource(_source_view(row), row.revision_id, row.corpus_id, row.vocabulary_id, row.is_first_masked)
+
+
+def source_set(session: Session, model_id: str, name: str) -> SourceSetView:
+    """One source set and its sources; raises `NotFoundError`."""
+    key = (SourceSet.model_id == _key(model_id), SourceSet.name == _key(name))
+    row = session.execute(_SOURCE_SETS.where(*key)).one_or_none()
+    if row is None:
+        raise errors.NotFoundError(f"Model '{model_id}' has no source set '{name}'.", hint="See the model's page.")
+    sources = _source_views(session, _SOURCES.where(Source.model_id == model_id, Source.set_name == name))
+    return SourceSetView(row.model, row.name, row.description, row.created_at, tuple(sources))
+
+
+def source_sets(session: Session) -> tuple[SourceSetFacts, ...]:
+    """Every source set without its sources, by model and name."""
+    rows = session.execute(_SOURCE_SETS.order_by(SourceSet.model_id, SourceSet.name))
+    return tuple(SourceSetFacts(row.model, row.name, row.description, row.created_at) for row in rows)
+
+
+def origin(session: Session, view: SourceView) -> tuple[ModelFacts, SourceSetFacts]:
+    """The model and the set of a source, in one statement."""
+    query = select(*_MODEL_COLUMNS, SourceSet.description, SourceSet.created_at.label("set_created_at"))
+    query = query.join(SourceSet, SourceSet.model_id == Model.id)
+    row = session.execute(query.where(Model.id == view.model, SourceSet.name == view.set_name)).one()
+    return _model_facts(row), SourceSetFacts(view.model, view.set_name, row.description, row.set_created_at)
+
+
+def vocabulary(session: Session, vocabulary_id: int) -> tuple[str, ...]:
+    """The text of every token, by id; a statement only the first time in this process."""
+    cache = _cache_of(session)
+    with _lock:
+        if vocabulary_id in cache:
+            cache.move_to_end(vocabulary_id)
+            return cache[vocabulary_id]
+    packed = session.execute(select(Vocabulary.strings).where(Vocabulary.id == vocabulary_id)).scalar_one()
+    texts = tuple(orjson.loads(zlib.decompress(packed)))
+    with _lock:
+        cache[vocabulary_id] = texts
+        while len(cache) > N_CACHED_VOCABULARIES:
+            cache.popitem(last=False)
+    return texts
+
+
+def add_model(session: Session, model_id: str, weights: str, *, display_name: str | None = None) -> None:
+    """Register a model, or say where the weights of a registered one lie now; a display name given replaces the old."""
+    names.check_id(model_id, "model")
+    row = insert(Model).values(id=model_id, display_name=display_name or model_id, weights=weights)
+    changed = {"weights": weights} | ({"display_name": display_name} if display_name else {})
+    session.execute(row.on_conflict_do_update(index_elements=[Model.id], set_=changed))
+
+
+def add_source(
+    session: Session,
+    model_id: str,
+    name: str,
+    *,
+    hook_point: str,
+    architecture: str,
+    d_in: int,
+    d_sae: int,
+    weights: str,
+    config: dict[str, Any],
+) -> int:
+    """Register an SAE and its source set, and return the row's id.
+
+    Registering the same weights again updates the row. Raises `ConflictError` when the id belongs to other weights,
+    or when dashboards were computed for another hook point or size; `NotFoundError` when the model is not hosted.
+    """
+    names.check_id(name, "source")
+    place = names.parse_hook_point(hook_point)
+    if session.execute(select(Model.id).where(Model.id == _key(model_id))).one_or_none() is None:
+        raise _no_model(model_id)
+    set_name = names.source_set_of(name)
+    session.execute(insert(SourceSet).values(model_id=model_id, name=set_name).on_conflict_do_nothing())
+    facts = {
+        "hook_point": hook_point, "layer": place.layer, "architecture": architecture, "d_in": d_in, "d_sae": d_sae,
+        "config": config,
+    }  # fmt: skip
+    row = insert(Source).values(model_id=model_id, name=name, set_name=set_name, weights=weights, **facts)
+    # The no-op update makes a concurrent registration wait here and returns the row it made.
+    added = row.on_conflict_do_update(index_elements=[Source.model_id, Source.name], set_={"name": name})
+    found = session.execute(added.returning(*_IDENTITY)).one()
+    _refuse_another_sae(f"{model_id}/{name}", found, (weights, hook_point, d_in, d_sae))
+    session.execute(update(Source).where(Source.id == found.id).values(facts))
+    return int(found.id)
+
+
+_lock = Lock()
+_vocabularies: WeakKeyDictionary[Engine, OrderedDict[int, tuple[str, ...]]] = WeakKeyDictionary()
+_IDENTITY = (Source.id, Source.weights, Source.hook_point, Source.d_in, Source.d_sae, Source.revision_id)
+_MODEL_COLUMNS = (
+    Model.id, Model.display_name, Model.weights, Model.architecture, Model.n_layers, Model.d_model, Model.n_context,
+    Model.created_at,
+)  # fmt: skip
+_MODELS = select(*_MODEL_COLUMNS)
+_SOURCE_SETS = select(
+    SourceSet.model_id.label("model"), SourceSet.name, SourceSet.description, SourceSet.created_at
+)  # fmt: skip
+# Columns, not entities: a session that already holds a row as an object would go on showing its old revision.
+_SOURCES = (
+    select(
+        Source.model_id.label("model"), Source.name, Source.set_name, Source.hook_point, Source.layer,
+        Source.architecture, Source.d_in, Source.d_sae, Source.config, Source.created_at,
+        Revision.id.label("revision_id"), Revision.n_alive, Revision.n_firings, Revision.density_histogram,
+        Revision.created_at.label("computed_at"), Corpus.id.label("corpus_id"), Corpus.name.label("corpus"),
+        Corpus.n_tokens.label("n_corpus_tokens"), Corpus.n_contexts.label("n_corpus_contexts"), Corpus.context_size,
+        Corpus.vocabulary_id, Corpus.is_first_masked,
+    )
+    .outerjoin(Revision, Revision.id == Source.revision_id)
+    .outerjoin(Corpus, Corpus.id == Revision.corpus_id)
+)  # fmt: skip
+
+
+_REGISTERED = (
+    "model", "name", "set_name", "hook_point", "layer", "architecture", "d_in", "d_sae", "config", "created_at",
+    "revision_id",
+)  # fmt: skip
+_COMPUTED = (
+    "corpus", "n_corpus_tokens", "n_corpus_contexts", "context_size", "n_alive", "n_firings", "computed_at",
+)  # fmt: skip
+
+
+def _key(text: str) -> str:
+    """`text`, unless Postgres could not even compare it: a NUL names nothing."""
+    return "" if "\0" in text else text
+
+
+def _no_model(model_id: str) -> errors.NotFoundError:
+    return errors.NotFoundError(f"No model '{model_id}' is hosted.", hint="The home page lists those that are.")
+
+
+def _source_row(session: Session, model_id: str, name: str) -> AnyRow:
+    query = _SOURCES.where(Source.model_id == _key(model_id), Source.name == _key(name))
+    row = session.execute(query).one_or_none()
+    if row is None:
+        raise errors.NotFoundError(
+            f"No source '{name}' of a model '{model_id}' is hosted.", hint="The home page lists those that are."
+        )
+    return row
+
+
+def _source_views(session: Session, query: Select[Any]) -> list[SourceView]:
+    return [_source_view(row) for row in session.execute(query.order_by(Source.layer, Source.name))]
+
+
+def _source_view(row: AnyRow) -> SourceView:
+    facts = {field: getattr(row, field) for field in _REGISTERED}
+    if row.revision_id is None:
+        return SourceView(**facts)
+    computed = {field: getattr(row, field) for field in _COMPUTED}
+    histogram = row.density_histogram
+    return SourceView(
+        **facts,
+        **computed,
+        density_low=histogram["low"],
+        density_high=histogram["high"],
+        density_counts=tuple(histogram["counts"]),
+    )
+
+
+def _model_facts(row: AnyRow) -> ModelFacts:
+    return ModelFacts(*row[: len(_MODEL_COLUMNS)])
+
+
+def _model_view(facts: ModelFacts, sources: Sequence[SourceView]) -> ModelView:
+    known = {field.name: getattr(facts, field.name) for field in fields(ModelFacts)}
+    return ModelView(**known, sources=tuple(sources))
+
+
+def _refuse_another_sae(ref: str, found: AnyRow, given: tuple[str, str, int, int]) -> None:
+    weights, *shape = given
+    if found.weights != weights:
+        raise errors.ConflictError(
+            f"'{ref}' is already the SAE in '{found.weights}'.", hint="Give this one another id."
+        )  # fmt: skip
+    if found.revision_id is not None and [found.hook_point, found.d_in, found.d_sae] != shape:
+        raise errors.ConflictError(
+            f"'{ref}' has dashboards for {found.hook_point}, {found.d_in} × {found.d_sae}; these weights differ.",
+            hint="Give the changed SAE another id.",
+        )
+
+
+def _cache_of(session: Session) -> OrderedDict[int, tuple[str, ...]]:
+    """Ids mean something within one database only."""
+    with _lock:
+        return _vocabularies.setdefault(session.get_bind().engine, OrderedDict())

@@ -1,0 +1,46 @@
+"""Every setting of Eyepiece: one frozen object, read once from `EYEPIECE_*` variables and passed in.
+
+Owns names, types, units, defaults and help lines (`docs/settings.md` is checked against them).
+Does not own what a command line overrides: commands build a `Settings` with keyword arguments.
+"""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class Settings(BaseSettings):
+    """Values come from arguments, then the environment, then these defaults."""
+
+    model_config = SettingsConfigDict(env_prefix="EYEPIECE_", frozen=True, extra="ignore")
+
+    host: str = Field(
+        "127.0.0.1", description="Address the web server binds to. Only loopback is allowed in `open` mode."
+    )
+    port: int = Field(3000, ge=1, le=65535, description="Port of the web server.")
+    data: Path = Field(
+        REPOSITORY / "data", description="Folder of everything that is kept: database, queue, blobs, logs."
+    )
+    database_url: str = Field(
+        "", description="SQLAlchemy URL of Postgres (`postgresql+psycopg2://…`). Empty: the embedded one below `data`."
+    )
+    redis_url: str = Field(
+        "", description="URL of Redis or Valkey (`redis://…`). Empty: the embedded one below `data`."
+    )
+    blob_url: str = Field(
+        "", description="fsspec URL of the store for big files, such as `s3://bucket/prefix`. Empty: `data`/blobs."
+    )
+    assets: Path = Field(
+        REPOSITORY / "frontend" / "dist", description="Folder of the built browser assets (`make setup` builds them)."
+    )
+    threads: int = Field(0, ge=0, description="Torch threads per worker; 0 uses the physical cores.")
+    device: str = Field("auto", description="Where workers compute: `auto`, `cpu`, `cuda` or `cuda:N`.")
+    lease_s: float = Field(60.0, gt=0, description="Seconds a claimed shard stays with a worker that stops reporting.")
+    heartbeat_s: float = Field(2.0, gt=0, description="Seconds between a worker's reports of progress.")
+    sweep_s: float = Field(5.0, gt=0, description="Seconds between checks for lost shards and lost messages.")
+    max_attempts: int = Field(5, ge=1, description="Times a shard is tried before its job fails.")
+    shard_tokens: int = Field(262_144, ge=1, description="Tokens a shard of a job holds, rounded to whole batches.")
+    log_level: str = Field("INFO", description="Least severe log event that is written.")

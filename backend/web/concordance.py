@@ -1,0 +1,99 @@
+"""Examples as lines of a concordance: what stands before the strongest firing, that firing in one column, what follows.
+
+In steps: cut the tokens around the maximum to what a wide screen can show; join tokens that do not fire into runs of
+plain text; wrap each firing token in a `<mark>` whose class is its shade and whose title is its value.
+Owns the shades: ten equal steps of (0, the feature's maximum], so that an interval of the dashboard is two of them.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from backend.services.features import ExampleView
+from backend.web import numerals, token_text
+
+N_SHADES = 10
+BEFORE_CHARACTERS, AFTER_CHARACTERS = 130, 110
+"""What a line keeps on either side; the widest layout shows about 90 and 80."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One example, ready for the page."""
+
+    before: Markup
+    """Ends where the strongest firing begins; clipped at its left."""
+    after: Markup
+    """Begins with the strongest firing; clipped at its right."""
+    full: Markup
+    """The whole context."""
+    value: str
+    """The maximum, with the decimals the whole column has."""
+    context: int
+    n_firings: int
+
+
+def shade(value: float, maximum: float) -> int:
+    """Step of `value`: i covers ((i-1)/10, i/10] of the maximum, 1 to 10."""
+    if maximum <= 0:
+        return 1
+    return min(N_SHADES, max(1, math.ceil(N_SHADES * value / maximum)))
+
+
+def line(example: ExampleView, maximum: float) -> Line:
+    """The example shaded against the feature's `maximum`."""
+    values = dict(zip(example.positions, example.values, strict=True))
+    hit, n = example.max_position, len(example.tokens)
+    first = _reach(example.tokens, range(hit - 1, -1, -1), BEFORE_CHARACTERS, hit)
+    last = _reach(example.tokens, range(hit, n), AFTER_CHARACTERS, hit) + 1
+
+    def text(start: int, stop: int, write: Callable[[str], Markup]) -> Markup:
+        return _shaded(example.tokens, values, (start, stop), maximum, write)
+
+    return Line(
+        before=text(first, hit, token_text.inline),
+        after=text(hit, last, token_text.inline),
+        full=text(0, n, token_text.flowing),
+        value=numerals.fixed(example.max_value, numerals.decimals_for(maximum)),
+        context=example.context,
+        n_firings=len(example.positions),
+    )
+
+
+def _reach(tokens: tuple[str, ...], positions: range, n_characters: int, start: int) -> int:
+    """The last of `positions` that still begins within so many characters."""
+    reached, seen = start, 0
+    for position in positions:
+        if seen > n_characters:
+            break
+        reached = position
+        seen += len(tokens[position])
+    return reached
+
+
+def _shaded(
+    tokens: tuple[str, ...],
+    values: dict[int, float],
+    bounds: tuple[int, int],
+    maximum: float,
+    write: Callable[[str], Markup],
+) -> Markup:
+    parts: list[Markup] = []
+    run: list[str] = []
+    for position in range(*bounds):
+        value = values.get(position)
+        if value is None:
+            run.append(tokens[position])
+            continue
+        parts += [write("".join(run)), _mark(tokens[position], value, maximum, write)]
+        run = []
+    return Markup("").join([*parts, write("".join(run))])
+
+
+def _mark(token: str, value: float, maximum: float, write: Callable[[str], Markup]) -> Markup:
+    text = write(token) or token_text.isolated(token)
+    return Markup('<mark class="a{}" title="{}">{}</mark>').format(
+        shade(value, maximum), numerals.fixed(value, numerals.decimals_for(maximum) + 1), text
+    )

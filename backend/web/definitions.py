@@ -1,0 +1,139 @@
+"""What every word and number on the pages means: one table, read by hover texts and by the page of definitions.
+
+Owns the wording. A definition says how the number comes about, not only what it is called; where published dashboards
+do it otherwise, it says so.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """One entry."""
+
+    id: str
+    """Fragment of the page's URL."""
+    name: str
+    short: str
+    """One sentence, shown on hover."""
+    more: tuple[str, ...] = ()
+    """Further paragraphs, on the page only."""
+
+
+THINGS = (
+    Definition("model", "model", "A language model whose inside is looked at, such as gpt2-small."),
+    Definition(
+        "hook-point",
+        "hook point",
+        "The place in the model a source reads, by TransformerLens's name.",
+        ("blocks.6.hook_resid_pre, for instance, is the residual stream before block 6.",),
+    ),
+    Definition(
+        "source",
+        "source",
+        "One dictionary of features at one hook point: a sparse autoencoder or a transcoder.",
+        ("Its id begins with the layer: 6-res-jb is layer 6 of the source set res-jb.",),
+    ),
+    Definition("source-set", "source set", "The same recipe over several layers of a model."),
+    Definition("architecture", "architecture", "How the source turns its input into activations."),
+    Definition("d-sae", "features", "How many features the source has."),
+    Definition(
+        "feature",
+        "feature",
+        "One direction of a source, named by its index.",
+        ("A feature is written gpt2-small/6-res-jb/12345: model, source, index.",),
+    ),
+    Definition(
+        "corpus",
+        "corpus",
+        "The text the numbers were computed on, tokenised and cut into contexts of fixed length.",
+        (
+            "Documents are joined by the model's separator and packed. Exact duplicates of a context are dropped.",
+            "Special tokens count in nothing, nor does the first position of a context unless the corpus says "
+            "otherwise: it attracts attention whatever stands there and has an unusually large norm.",
+        ),
+    ),
+    Definition("tokens", "tokens", "Tokens of the corpus that count: special tokens and first positions left out."),
+    Definition("revision", "computed", "When the numbers shown were computed; readers see one complete computation."),
+)
+
+NUMBERS = (
+    Definition(
+        "activation",
+        "activation",
+        "How strongly the feature fires on a token, with its decoder direction scaled to length one.",
+        (
+            "Decoder directions are folded to unit length and activations multiplied by ‖W_dec‖, as SAEDashboard and "
+            "Neuronpedia do, so that values compare across features. Divide by ‖W_dec‖ for what the source itself "
+            "computes.",
+            "Shades are ten equal steps from zero to the feature's largest activation.",
+        ),
+    ),
+    Definition("firing", "firings", "Tokens on which the activation is above zero."),
+    Definition("contexts", "contexts", "Contexts of the corpus in which the feature fires at least once."),
+    Definition("density", "density", "The share of the corpus's tokens on which the feature fires."),
+    Definition("max-activation", "max", "The largest activation on the corpus."),
+    Definition(
+        "mean",
+        "mean ± sd",
+        "Mean and standard deviation of the activations of all firings.",
+        ("Zeros are left out. The standard deviation is the population's.",),
+    ),
+    Definition(
+        "skewness",
+        "skewness",
+        "How lopsided the activations of all firings are: 0 if even, positive with a tail of strong firings.",
+    ),
+    Definition("kurtosis", "kurtosis", "How heavy the tails of the activations of all firings are: 3 for a normal curve."),
+    Definition(
+        "decoder-norm",
+        "‖W_dec‖",
+        "Length of the feature's decoder direction before it is scaled to one.",
+        ("An activation shown here is the source's own value times this number.",),
+    ),
+    Definition(
+        "fires-on",
+        "fires on",
+        "The tokens this feature fires on most strongly, by the mean of their maxima over the top contexts.",
+    ),
+    Definition(
+        "top",
+        "top contexts",
+        "The twenty contexts with the largest maxima, each shown once.",
+        ("SAEDashboard ranks tokens instead, so one context may stand there several times.",),
+    ),
+    Definition(
+        "interval",
+        "intervals",
+        "Five equal parts of the range from zero to the maximum, each with five contexts whose maximum lies in it.",
+        (
+            "Contexts are drawn by a fixed hash, so every computation shows the same ones; none is among the top. "
+            "The percentage is the share of the feature's firings in the interval.",
+        ),
+    ),
+    Definition(
+        "logit-lens",
+        "promotes and suppresses",
+        "Tokens whose logit the feature's direction raises or lowers most when it is read out directly.",
+        (
+            "The decoder direction times the unembedding, with the final norm's gain folded in and centred over the "
+            "vocabulary. It shows the direct path to the output only, not what later layers make of the feature.",
+        ),
+    ),
+    Definition(
+        "logit-kurtosis",
+        "logit kurtosis",
+        "How heavy the tails of the feature's logits are: 3 for a normal curve, higher if it singles out few tokens.",
+    ),
+    Definition("neighbours", "neighbours", "Features whose decoder directions are nearest, by cosine similarity."),
+    Definition("cosine", "cosine", "Cosine of the angle between two decoder directions: 1 if they are the same."),
+    Definition("l0", "mean L0", "Features that fire on a token, on average over the corpus."),
+    Definition("dead", "dead", "Features that never fired on the corpus."),
+)
+
+_BY_ID = {d.id: d for d in (*THINGS, *NUMBERS)}
+
+
+def get(term: str) -> Definition:
+    """The definition with that id; a page that asks for another has a mistake in it."""
+    return _BY_ID[term]

@@ -1,0 +1,119 @@
+"""A feature's page, and the ways that lead to one: at random, by index, by token."""
+
+from dataclasses import dataclass
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, RedirectResponse
+from markupsafe import Markup
+
+from backend import errors, names
+from backend.formats.dashboards import N_INTERVALS
+from backend.services import catalog, features
+from backend.services.features import FeatureQuery, FeatureView, GroupView
+from backend.web import charts, concordance, links, numerals, rendering
+from backend.web.dependencies import DbSession
+
+router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupLines:
+    """The lines of the top contexts or of an interval."""
+
+    is_top: bool
+    low: str
+    high: str
+    fraction: float
+    shades: tuple[int, ...]
+    """The two shades of an interval; empty for the top."""
+    lines: tuple[concordance.Line, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationCharts:
+    """The same firings on two axes; one is shown."""
+
+    log: Markup
+    linear: Markup
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureContext:
+    """What `pages/feature.html` shows."""
+
+    feature: FeatureView
+    groups: tuple[GroupLines, ...]
+    legend: Markup
+    activations: ActivationCharts | None
+    """None for a dead feature."""
+    logits: Markup
+    """Empty without a logit lens."""
+    largest_logit: float
+    """By magnitude, of the tokens listed; bars are drawn against it."""
+
+
+@router.get("/{model}/{source}/random")
+def show_random(session: DbSession, model: str, source: str) -> RedirectResponse:
+    """Leads to a feature that fires."""
+    index = features.random_index(session, model, source)
+    return RedirectResponse(names.feature_url(model, source, index), 303, headers={"Cache-Control": "no-store"})
+
+
+@router.get("/{model}/{source}/find")
+def find(session: DbSession, model: str, source: str, q: str = "") -> RedirectResponse:
+    """Leads to the feature with that index, or to the features of that token."""
+    view = catalog.source(session, model, source)
+    return RedirectResponse(found_url(view, q), 303)
+
+
+@router.get("/{model}/{source}/{index:int}")
+def show(request: Request, session: DbSession, model: str, source: str, index: int) -> HTMLResponse:
+    """The dashboard."""
+    view = features.get(session, names.FeatureRef(model, source, index))
+    return rendering.respond(request, "pages/feature.html", context(view))
+
+
+def found_url(source: catalog.SourceView, text: str) -> str:
+    """Digits are an index, a reference's last part too; anything else is a token, spaces at its ends included."""
+    index = text.strip().rpartition("/")[2]
+    if not (index.isascii() and index.isdigit()):
+        return links.features_url(source.model, source.name, FeatureQuery(token=text))
+    if int(index) >= source.d_sae:
+        raise errors.NotFoundError(
+            f"{source.model}/{source.name} has no feature {index}.", hint=f"Its features are 0 to {source.d_sae - 1}."
+        )
+    return names.feature_url(source.model, source.name, int(index))
+
+
+def context(feature: FeatureView) -> FeatureContext:
+    """Lines, shades and charts of the feature."""
+    lens = feature.logit_lens
+    maximum = feature.max_value
+    return FeatureContext(
+        feature=feature,
+        groups=tuple(_group(group, maximum) for group in feature.groups),
+        legend=charts.legend(maximum),
+        activations=None if feature.is_dead else _activations(feature),
+        logits=charts.logits(lens.histogram) if lens else Markup(""),
+        largest_logit=max((abs(logit) for _, logit in (*lens.top, *lens.bottom)), default=1.0) if lens else 1.0,
+    )
+
+
+def _activations(feature: FeatureView) -> ActivationCharts:
+    return ActivationCharts(
+        log=charts.activations(feature.log_histogram, feature.max_value, is_log=True),
+        linear=charts.activations(feature.linear_histogram, feature.max_value, is_log=False),
+    )
+
+
+def _group(group: GroupView, maximum: float) -> GroupLines:
+    decimals = numerals.decimals_for(maximum)
+    interval = max(1, min(N_INTERVALS, round(N_INTERVALS * group.high / maximum))) if maximum > 0 else 1
+    return GroupLines(
+        is_top=group.is_top,
+        low=numerals.fixed(group.low, decimals),
+        high=numerals.fixed(group.high, decimals),
+        fraction=group.fraction,
+        shades=() if group.is_top else (2 * interval - 1, 2 * interval),
+        lines=tuple(concordance.line(example, maximum) for example in group.examples),
+    )

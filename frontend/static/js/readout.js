@@ -1,0 +1,73 @@
+/* Reading values: pointing at a firing token, or walking to it with the arrow keys from a focused line, writes its
+   value beside the scale, moves the caret there, and says it to screen readers. Without scripts titles do. */
+
+export function start(section) {
+  const output = section.querySelector("[data-readout]");
+  const caret = section.querySelector(".caret");
+  const width = Number(section.querySelector(".legend").dataset.width);
+  const maximum = Number(section.dataset.maximum);
+  let current = null;
+
+  for (const mark of section.querySelectorAll("mark[title]")) {
+    mark.dataset.value = mark.title; // the browser's own tooltip would come late and cover the text
+    mark.removeAttribute("title");
+  }
+
+  function read(mark) {
+    current?.classList.remove("is-read");
+    current = mark;
+    caret.classList.toggle("is-set", Boolean(mark));
+    if (!mark) return output.replaceChildren();
+    mark.classList.add("is-read");
+    const value = Number(mark.dataset.value);
+    caret.setAttribute("transform", `translate(${Math.min(1, value / maximum) * width} 0)`);
+    const strong = document.createElement("b");
+    strong.textContent = mark.dataset.value;
+    const token = document.createElement("span");
+    token.className = "token";
+    token.textContent = mark.textContent.replaceAll(" ", "·").trimEnd();
+    output.replaceChildren(strong, ` ${Math.round((100 * value) / maximum)}% of max  `, token);
+  }
+
+  section.addEventListener("pointerover", (event) => {
+    const mark = event.target.closest("mark");
+    if (mark) read(mark);
+  });
+  section.addEventListener("pointerleave", () => read(null));
+  section.addEventListener("focusin", (event) => {
+    if (event.target.matches("summary:focus-visible")) read(hit(event.target));
+  });
+  section.addEventListener("focusout", () => read(null));
+  section.addEventListener("keydown", (event) => {
+    const line = event.target.closest("summary");
+    if (!line || event.ctrlKey || event.metaKey || event.altKey) return;
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    const lines = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+    if (step) read(beside(line, current, step));
+    else if (lines) neighbour(section, line, lines)?.focus();
+    else return;
+    event.preventDefault();
+  });
+}
+
+const hit = (line) => line.querySelector(".after mark");
+
+/* The next firing token in reading order: of the open text, else of those the line shows. */
+function beside(line, current, step) {
+  const details = line.parentElement;
+  const marks = details.open ? [...details.querySelectorAll(".full mark")] : [...line.querySelectorAll("mark")].filter(isSeen);
+  const at = marks.indexOf(current);
+  if (at < 0) return details.open ? marks[0] : hit(line);
+  return marks[Math.min(marks.length - 1, Math.max(0, at + step))];
+}
+
+function isSeen(mark) {
+  const own = mark.getBoundingClientRect();
+  const side = mark.closest(".before, .after").getBoundingClientRect();
+  return own.right > side.left + 1 && own.left < side.right - 1;
+}
+
+function neighbour(section, line, step) {
+  const all = [...section.querySelectorAll("summary")];
+  return all[all.indexOf(line) + step];
+}

@@ -1,0 +1,33 @@
+/* Shows spaces and line breaks in the examples while a box is checked; the choice is kept. Spaces become middle dots,
+   as wide in a monospace face, so nothing moves. */
+
+const KEY = "shows-spaces";
+
+export function start(box) {
+  const section = box.closest("section");
+
+  function apply() {
+    section.classList.toggle("shows-spaces", box.checked);
+    const [from, to] = box.checked ? [" ", "·"] : ["·", " "];
+    for (const text of texts(section)) {
+      if (box.checked) text.spaced ??= text.data;
+      text.data = box.checked ? text.data.replaceAll(from, to) : (text.spaced ?? text.data);
+    }
+  }
+
+  box.addEventListener("change", () => {
+    localStorage.setItem(KEY, box.checked ? "1" : "");
+    apply();
+  });
+  if (localStorage.getItem(KEY)) {
+    box.checked = true;
+    apply();
+  }
+}
+
+function* texts(section) {
+  for (const part of section.querySelectorAll(".before, .after, .full")) {
+    const walker = document.createTreeWalker(part, NodeFilter.SHOW_TEXT);
+    while (walker.nextNode()) yield walker.currentNode;
+  }
+}

@@ -1,0 +1,248 @@
+"""Views as the services give them, made without a database: of real texts, and of the strange ones pages must bear.
+
+The feature's texts are sentences about brigades; `genuine` reads SAEDashboard's own output instead where it lies in
+`../shared/data`. Numbers are drawn with a fixed seed.
+"""
+
+import json
+import math
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from backend.formats.dashboards import Moments
+from backend.services.catalog import ModelView, SourceView
+from backend.services.features import (
+    ExampleView,
+    FeaturePage,
+    FeatureQuery,
+    FeatureRow,
+    FeatureView,
+    GroupView,
+    HistogramView,
+    LogitLensView,
+    NeighbourView,
+)
+from backend.services.jobs import JobView, StageView
+
+GENUINE = Path(__file__).resolve().parents[3] / "shared/data/dashboards/saedashboard-gpt2-small-0-res-jb/batch-0.json"
+AT = datetime(2025, 11, 21, 3, 28, tzinfo=UTC)
+MODEL, SOURCE = "gpt2-small", "6-res-jb"
+
+TEXT = """The general sent for the second brigade before dawn .
+It was the third brigade , they said , that held the bridge until the light failed .
+" Brigade ! " he shouted , and <b> the battalion & the regiment turned as one .
+	if brigade is None :
+        return { " brigade " : 0 }
+Half of the fire brigade was asleep ; the other half played cards in the yard behind the engine house .
+\u200f\u05d7\u05d8\u05d9\u05d1\u05d4 is the word for brigade , and \u65c5\u56e3 is another ."""
+
+
+def source(**changes: object) -> SourceView:
+    """A computed source; keyword arguments replace fields."""
+    centre = np.linspace(-6, -0.5, 44)
+    counts = 3200 * np.exp(-((centre + 3.1) ** 2) / 0.8) + 90 * np.exp(-((centre + 1.0) ** 2) / 0.05)
+    facts = {
+        "model": MODEL,
+        "name": SOURCE,
+        "set_name": "res-jb",
+        "hook_point": "blocks.6.hook_resid_pre",
+        "layer": 6,
+        "architecture": "standard",
+        "d_in": 768,
+        "d_sae": 24_576,
+        "config": {"l1_coefficient": 8e-5},
+        "created_at": AT,
+        "revision_id": 3,
+        "corpus": "openwebtext, first 5,000 contexts",
+        "n_corpus_tokens": 635_000,
+        "n_corpus_contexts": 5_000,
+        "context_size": 128,
+        "n_alive": 23_911,
+        "n_firings": 41_275_000,
+        "density_low": -6.0,
+        "density_high": -0.5,
+        "density_counts": tuple(int(c) for c in counts),
+        "computed_at": AT,
+    }
+    return SourceView(**(facts | changes))
+
+
+def uncomputed_source() -> SourceView:
+    """A source nothing is known of yet but its weights."""
+    return SourceView(MODEL, "7-res-jb", "res-jb", "blocks.7.hook_resid_pre", 7, "jumprelu", 768, 24_576, {}, AT, None)
+
+
+def model() -> ModelView:
+    """A model with a computed and an uncomputed source, and one of another set."""
+    facts = {"id": MODEL, "display_name": "GPT-2 small", "weights": "gpt2", "architecture": "GPT2LMHeadModel"}
+    sources = (source(), uncomputed_source(), source(name="6-mlp-topk", set_name="mlp-topk", architecture="topk"))
+    return ModelView(**facts, n_layers=12, d_model=768, n_context=1024, created_at=AT, sources=sources)
+
+
+def example(context: int, text: str = TEXT, *, peak: float = 14.0, hit: str = "brigade", which: int = 0) -> ExampleView:
+    """`text` in tokens that begin with their space, firing on `hit` and a little beside it."""
+    tokens = tuple(_tokens(text))
+    hits = [i for i, token in enumerate(tokens) if token.strip().lower() == hit]
+    centre = hits[which % len(hits)]
+    rng = np.random.default_rng(context)
+    values = {i: float(np.float32(peak * rng.uniform(0.2, 0.9))) for i in hits}
+    values |= {i: float(np.float32(peak * rng.uniform(0.02, 0.3))) for i in (centre - 2, centre + 1, centre + 2)}
+    values[centre] = float(np.float32(peak))
+    positions = tuple(sorted(i for i in values if 0 <= i < len(tokens)))
+    return ExampleView(context, tokens, positions, tuple(values[i] for i in positions), values[centre], centre)
+
+
+def feature(**changes: object) -> FeatureView:
+    """A living feature with every part; keyword arguments replace fields."""
+    maximum = 14.2134
+    peaks = np.linspace(maximum, 11.0, 20)
+    groups = [GroupView(True, 11.0, maximum, 1.0, tuple(example(i, peak=p, which=i) for i, p in enumerate(peaks)))]
+    for k, fraction in ((5, 0.008), (4, 0.021), (3, 0.06), (2, 0.17), (1, 0.741)):
+        low, high = maximum * (k - 1) / 5, maximum * k / 5
+        chosen = tuple(example(100 * k + i, peak=low + (high - low) * (0.9 - i / 7), which=i) for i in range(5))
+        groups.append(GroupView(False, low, high, fraction, chosen))
+    facts = {
+        "source": source(),
+        "index": 12_345,
+        "n_firings": 1204,
+        "n_contexts": 998,
+        "density": 1204 / 635_000,
+        "max_value": maximum,
+        "min_value": 0.0213,
+        "moments": Moments(2.81, 2.44, 1.61, 5.93),
+        "decoder_norm": 0.8231,
+        "fires_on": (" brigade", " Brigade", " battalion", " regiment", "\n", "if", "<b>", " ", " troops", " fire"),
+        "log_histogram": _log_histogram(0.0213, maximum),
+        "linear_histogram": _linear_histogram(0.0213, maximum),
+        "groups": tuple(groups),
+        "logit_lens": lens(),
+        "neighbours": tuple(
+            NeighbourView(900 + 37 * i, 0.83 - 0.06 * i, 0.001 / (i + 1), (" brig", " Regiment", " corps") if i else ())
+            for i in range(10)
+        ),
+        "previous_index": 12_344,
+        "next_index": 12_347,
+    }
+    return FeatureView(**(facts | changes))
+
+
+def dead_feature() -> FeatureView:
+    """One that never fired: no examples, no histograms, but weights."""
+    none = HistogramView((), ())
+    undefined = Moments(math.nan, math.nan, math.nan, math.nan)
+    return feature(
+        index=77, n_firings=0, n_contexts=0, density=0.0, max_value=0.0, min_value=0.0, moments=undefined,
+        fires_on=(), log_histogram=none, linear_histogram=none, groups=(),
+    )  # fmt: skip
+
+
+def lens() -> LogitLensView:
+    """Ten tokens up, ten down, a bell over the vocabulary."""
+    top = (" Brigade", " brigade", " Brig", " brig", " battalion", " Battalion", " Regiment", "alions", "\n\n", " Sq")
+    bottom = ("sequence", "ogen", " Lex", "Kenn", "ENN", "lex", "ap", "ITED", "orce", "<|endoftext|>")
+    edges = np.linspace(-0.71, 3.75, 51)
+    counts = 9900 * np.exp(-((edges[:-1] + 0.04) ** 2) / 0.06) + np.where(edges[:-1] > 2, np.arange(50) % 2, 0)
+    return LogitLensView(
+        tuple(zip(top, (3.75, 3.06, 2.41, 2.27, 1.67, 1.41, 1.31, 1.16, 1.15, 1.1), strict=True)),
+        tuple(zip(bottom, (-0.71, -0.67, -0.67, -0.64, -0.63, -0.61, -0.6, -0.6, -0.6, -0.59), strict=True)),
+        HistogramView(tuple(map(float, edges)), tuple(int(c) for c in counts)),
+        Moments(0.001, 0.19, 0.41, 5.12),
+    )
+
+
+@cache
+def genuine(number: int = 0) -> FeatureView:
+    """A feature as SAEDashboard computed it for gpt2-small; groups and values are its own."""
+    raw = json.loads(GENUINE.read_text())["features"][number]
+    by_interval: dict[tuple[float, float], list[ExampleView]] = {}
+    for i, found in enumerate(raw["activations"]):
+        fires = [k for k, v in enumerate(found["values"]) if v > 0]
+        if not fires:
+            continue
+        best = max(fires, key=lambda k: found["values"][k])
+        view = ExampleView(
+            i, tuple(found["tokens"]), tuple(fires), tuple(found["values"][k] for k in fires), found["values"][best], best
+        )
+        key = (found["bin_min"], found["bin_max"], found["bin_contains"])
+        by_interval.setdefault(key, []).append(view)
+    groups = [
+        GroupView(low < 0, max(low, min(e.max_value for e in views)), high, fraction, tuple(views[:20]))
+        for (low, high, fraction), views in sorted(by_interval.items(), key=lambda item: (item[0][0] >= 0, -item[0][1]))
+    ]
+    edges = np.array(raw["logits_hist_data_bar_values"])
+    width = edges[1] - edges[0]
+    histogram = HistogramView((*(edges - width / 2), edges[-1] + width / 2), tuple(raw["logits_hist_data_bar_heights"]))
+    return feature(
+        source=source(name="0-res-jb", hook_point="blocks.0.hook_resid_pre", layer=0, corpus="openwebtext"),
+        index=raw["feature_index"],
+        max_value=max(e.max_value for g in groups for e in g.examples),
+        density=raw["frac_nonzero"],
+        fires_on=tuple(raw["pos_str"]),
+        groups=tuple(groups),
+        logit_lens=LogitLensView(
+            tuple(zip(raw["pos_str"], raw["pos_values"], strict=True)),
+            tuple(zip(raw["neg_str"], raw["neg_values"], strict=True)),
+            histogram,
+            Moments(0.0, 0.2, 0.4, 5.1),
+        ),
+        previous_index=None,
+        next_index=1,
+    )
+
+
+def page(query: FeatureQuery = FeatureQuery(), *, n_total: int = 23_911) -> FeaturePage:  # noqa: B008 - frozen
+    """Fifty rows."""
+    rng = np.random.default_rng(0)
+    fires = ((" brigade", " battalion"), ("\n", "\t"), ("import", " from", " as"), (" the",), ("'s", " of", " which"))
+    rows = tuple(
+        FeatureRow(
+            61 * i, float(10 ** rng.normal(-3, 0.8)), float(rng.gamma(4, 3)), float(rng.gamma(3, 2)) + 2,
+            fires[i % 5] if i % 11 else (), (" Brigade", " Brig", "alions", "<b>"),
+        )
+        for i in range(min(query.per_page, n_total))
+    )  # fmt: skip
+    return FeaturePage(rows, n_total, query)
+
+
+def job(**changes: object) -> JobView:
+    """A job half way through encoding."""
+    facts = {
+        "id": 7,
+        "model": MODEL,
+        "source": SOURCE,
+        "state": "running",
+        "stage": "encode",
+        "stages": (StageView("prepare", 1, 1, 0, 0), StageView("encode", 12, 5, 635_000, 290_112)),
+        "fraction": 0.43,
+        "tokens_per_s": 10_412.0,
+        "seconds_left": 73.0,
+        "error": None,
+        "created_at": AT,
+        "started_at": AT,
+        "finished_at": None,
+    }
+    return JobView(**(facts | changes))
+
+
+def _tokens(text: str) -> list[str]:
+    """A line break is a token; a word takes the space before it along."""
+    out: list[str] = []
+    for line in text.splitlines(keepends=True):
+        for word in line.rstrip("\n").split(" "):
+            out.append(word if not out or out[-1] == "\n" else " " + word)
+        if line.endswith("\n"):
+            out.append("\n")
+    return out
+
+
+def _log_histogram(low: float, high: float) -> HistogramView:
+    edges = np.geomspace(low, high, 41)
+    return HistogramView(tuple(map(float, edges)), tuple(int(60 * math.exp(-((i - 27) ** 2) / 90)) for i in range(40)))
+
+
+def _linear_histogram(low: float, high: float) -> HistogramView:
+    edges = np.linspace(low, high, 51)
+    return HistogramView(tuple(map(float, edges)), tuple(int(220 * math.exp(-i / 7)) + (i > 46) for i in range(50)))

@@ -1,0 +1,207 @@
+"""Dashboards against plain loops over sae-lens's dense activations, and against themselves under other shardings."""
+
+from dataclasses import astuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backend import names
+from backend.formats import dashboards as packed
+from tests import reference, tiny
+from tests.unit.compute.test_sae import sae_lens_activations
+from workers.compute import activation_index, dashboards, language_model, sae, statistics
+from workers.compute import corpus as corpora
+
+CPU = torch.device("cpu")
+
+
+def make(
+    model_folder: Path,
+    sae_folder: Path,
+    text_corpus: str,
+    *,
+    n_shards: int,
+    context_size: int,
+    max_tokens: int | None = None,
+) -> tuple[list[packed.Dashboard], corpora.Corpus, torch.Tensor]:
+    """Everything, as the tasks do it; also the residuals the encoder saw."""
+    model = language_model.load(str(model_folder), device=CPU, dtype=torch.float32)
+    dictionary = sae.load(sae_folder, device=CPU)
+    description = dictionary.description
+    capture = language_model.resolve(model, description.hook_point, is_centred=description.is_centred)
+    corpus = corpora.from_documents(
+        text_corpus.split(corpora.SEPARATOR), model.tokenizer, special_tokens=model.special_tokens,
+        context_size=context_size, prepend_bos=True, max_tokens=max_tokens,
+    )  # fmt: skip
+    parts = [
+        activation_index.index_shard(model, capture, dictionary, corpus, first_context=first, n_contexts=n)
+        for first, n in activation_index.shards(corpus.n_contexts, n_shards=n_shards)
+    ]
+    inputs = dashboards.FinishInputs(dictionary, dictionary.directions(), language_model.unembedding(model), seed=0)
+    found = [d for block in dashboards.finish(inputs, parts, corpus) for d in block]
+    residuals = []
+    for start, stop in activation_index.batches(0, corpus.n_contexts):
+        rows = np.zeros((activation_index.BATCH_CONTEXTS, context_size), np.int64)
+        rows[: stop - start] = corpus.rows[start:stop]
+        residuals.append(language_model.residuals(model, capture, torch.from_numpy(rows))[: stop - start])
+    return found, corpus, torch.cat(residuals)
+
+
+def check_against_oracle(
+    found: list[packed.Dashboard],
+    corpus: corpora.Corpus,
+    residuals: torch.Tensor,
+    sae_folder: Path,
+    features: list[int],
+) -> int:
+    """Contexts, values and densities of `features` equal a brute-force computation with sae-lens. Returns firings seen."""
+    flat = residuals.flatten(0, 1)
+    chunks = [sae_lens_activations(sae_folder, flat[i : i + sae.ROW_TILE]) for i in range(0, len(flat), sae.ROW_TILE)]
+    dense = torch.cat(chunks).numpy().reshape(*residuals.shape[:2], -1)
+    counts = corpus.mask(0, corpus.n_contexts)
+    n_seen = 0
+    for f in features:
+        expected = reference.feature(dense[:, :, f], counts)
+        d = found[f]
+        e = d.examples
+        n_seen += d.n_firings
+        assert (d.index, d.n_firings, d.max) == (f, expected.n_firings, expected.max)
+        n_top = int((e.group == packed.TOP_GROUP).sum())
+        shown = [(int(e.context[i]), float(e.value[e.offset[i] : e.offset[i + 1]].max())) for i in range(len(e.group))]
+        assert shown[:n_top] == expected.top
+        assert d.interval_firings.tolist() == expected.interval_firings
+        for interval in range(5):
+            members = [shown[i][0] for i in range(len(e.group)) if e.group[i] == interval + 1]
+            assert len(set(members)) == len(members) == min(5, len(expected.interval_candidates[interval]))
+            assert set(members) <= expected.interval_candidates[interval]
+        for i in range(len(e.group)):  # every value of every shown context
+            row = np.where(counts[e.context[i]], dense[e.context[i], :, f], 0)
+            at = slice(e.offset[i], e.offset[i + 1])
+            assert e.position[at].tolist() == np.flatnonzero(row).tolist()
+            assert np.array_equal(e.value[at], row[e.position[at]])
+        if d.n_firings:
+            np.testing.assert_allclose(d.moments.mean, expected.mean, rtol=1e-12)
+            np.testing.assert_allclose(d.moments.std, expected.std, rtol=1e-9, atol=1e-12)
+            np.testing.assert_allclose(d.moments.kurtosis, expected.kurtosis, rtol=1e-9)
+            np.testing.assert_allclose(d.moments.skewness, expected.skewness, rtol=1e-7, atol=1e-9)
+            assert d.linear_histogram.sum() == d.log_histogram.sum() == d.n_firings
+    return n_seen
+
+
+@pytest.mark.parametrize("architecture", ["jumprelu", "topk", "gated", "standard"])
+def test_every_feature_equals_brute_force_with_sae_lens(tmp_path: Path, architecture: str) -> None:
+    """Decoder norms from 0.2 to 5; the model's writing weights centred."""
+    metadata = {"model_from_pretrained_kwargs": {"center_writing_weights": True}}
+    folder = tiny.save_sae(tmp_path / "sae", architecture=architecture, metadata=metadata)
+    model = tiny.save_model(tmp_path / "m")
+    found, corpus, residuals = make(model, folder, tiny.text(120), n_shards=3, context_size=tiny.N_CONTEXT)
+    assert corpus.n_contexts > 100
+    assert check_against_oracle(found, corpus, residuals, folder, list(range(len(found)))) > 1000
+    assert any(d.n_firings == 0 for d in found)
+
+
+@pytest.mark.parametrize("name", ["jumprelu512", "batchtopk512", "standard512"])
+def test_fifty_features_of_a_published_model_equal_brute_force(name: str) -> None:
+    if not tiny.SHARED.is_dir():
+        pytest.skip(f"the shared data is not at {tiny.SHARED}")
+    folder = tiny.SHARED / "saes" / "tinystories-260k" / name
+    text = (tiny.SHARED / "corpora" / "tinystories-head.txt").read_text()[:150_000]
+    model = tiny.SHARED / "models" / "tinystories-260k"
+    found, corpus, residuals = make(model, folder, text, n_shards=2, context_size=128, max_tokens=20_000)
+    features = np.random.default_rng(0).choice(len(found), 50, replace=False).tolist()
+    assert check_against_oracle(found, corpus, residuals, folder, features) > 1000
+
+
+def test_one_shard_and_seven_give_the_same_bytes(tmp_path: Path) -> None:
+    model, folder = tiny.save_model(tmp_path / "m"), tiny.save_sae(tmp_path / "sae")
+    runs = [make(model, folder, tiny.text(150), n_shards=n, context_size=tiny.N_CONTEXT)[0] for n in (1, 7)]
+    assert [packed.pack(d) for d in runs[0]] == [packed.pack(d) for d in runs[1]]
+
+
+def test_packing_gives_back_every_number(tmp_path: Path) -> None:
+    found, _, _ = make(
+        tiny.save_model(tmp_path / "m"),
+        tiny.save_sae(tmp_path / "sae"),
+        tiny.text(40),
+        n_shards=1,
+        context_size=tiny.N_CONTEXT,
+    )
+    for d in found:
+        again = packed.unpack(packed.pack(d))
+        assert packed.pack(again) == packed.pack(d)
+        assert np.array_equal(again.examples.value, d.examples.value)
+        assert np.array_equal(again.examples.position, d.examples.position)
+        assert again.examples.context.tolist() == d.examples.context.tolist()
+        assert again.logit_lens is not None
+        assert again.logit_lens.top_tokens.tolist() == d.logit_lens.top_tokens.tolist()
+        np.testing.assert_equal(astuple(again.moments), astuple(d.moments))
+
+
+def test_an_unknown_version_is_refused() -> None:
+    with pytest.raises(ValueError, match="version"):
+        packed.unpack(b"\x09rest")
+
+
+def test_ties_rank_the_earlier_context_first() -> None:
+    corpus = corpora.Corpus(np.zeros((30, 4), np.uint16), (), is_first_masked=True)
+    context = np.arange(30, dtype=np.uint32)
+    firings = dashboards.Firings(0, context, np.ones(30, np.uint16), np.full(30, 2.0, np.float32))
+    examples, _ = dashboards.choose_examples(firings, np.arange(30), 2.0, corpus, seed=0)
+    assert examples.context[:20].tolist() == list(range(20))
+    assert (examples.group[20:] == 5).all()
+    assert set(examples.context[20:].tolist()) <= set(range(20, 30))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.floats(0.0009765625, 100, width=32), max_size=60), st.integers(1, 9))
+def test_histograms_count_every_value_in_its_bin(values: list[float], n_bins: int) -> None:
+    x = np.array(values, np.float32)
+    for make_histogram, space in ((statistics.linear_histogram, np.linspace), (statistics.log_histogram, np.geomspace)):
+        counts = make_histogram(x, n_bins)
+        assert counts.sum() == len(x)
+        if len(x) and x.min() < x.max():
+            edges = space(float(x.min()), float(x.max()), n_bins + 1)
+            expected = [sum((edges[i] <= v) & (v < edges[i + 1]) for v in x.astype(float)) for i in range(n_bins)]
+            assert abs(counts - expected).sum() <= 2 * (x == x.max()).sum()  # only the closed end may differ
+            assert counts[-1] >= (x == x.max()).sum()
+        elif len(x):
+            assert counts.tolist() == [len(x)] + [0] * (n_bins - 1)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=80), st.integers(1, 25))
+def test_largest_equals_a_stable_sort(values: list[int], n: int) -> None:
+    x = np.array(values, np.float32)
+    assert statistics.largest(x, n).tolist() == sorted(range(len(values)), key=lambda i: (-values[i], i))[:n]
+
+
+def test_moments_of_nothing_and_of_one_value() -> None:
+    assert np.isnan(statistics.moments(np.zeros(0, np.float32)).mean)
+    one = statistics.moments(np.array([2.5, 2.5], np.float32))
+    assert (one.mean, one.std) == (2.5, 0.0)
+    assert np.isnan(one.kurtosis)
+
+
+def test_join_is_associative_and_keeps_order() -> None:
+    rng = np.random.default_rng(0)
+    parts = []
+    for i in range(4):
+        n = 50
+        feature = rng.integers(0, 70_000, n).astype(np.uint32)
+        place = np.sort(rng.integers(0, 1000, n)).astype(np.uint32) + 1000 * i
+        value = rng.random(n, np.float32)
+        parts.append(activation_index.transpose(70_001, [feature], [place], [np.zeros(n, np.uint16)], [value]))
+    left = activation_index.join([activation_index.join(parts[:2]), activation_index.join(parts[2:])])
+    whole = activation_index.join(parts)
+    for name in ("offset", "context", "position", "value"):
+        assert np.array_equal(getattr(left, name), getattr(whole, name))
+    for f in range(whole.n_features):
+        assert (np.diff(whole.context[whole.offset[f] : whole.offset[f + 1]].astype(int)) >= 0).all()
+
+
+def test_a_hook_point_parses_only_inside_a_block() -> None:
+    assert names.parse_hook_point("blocks.3.attn.hook_z") == names.HookPoint(3, "attn.hook_z")

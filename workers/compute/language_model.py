@@ -1,0 +1,307 @@
+"""A language model up to one hook point: token rows in, residuals out; and its unembedding as a logit lens needs it.
+
+TransformerLens names the places: a `TransformerBridge` over the model's shape (no weights) resolves a hook point to
+the input or output of one Hugging Face module. The forward pass itself is Hugging Face's own with a hook on that
+module and an early stop, since the bridge's (eager attention, every hook) takes three to four times as long
+(`docs/decisions/0002-capture.md`). Tests hold the two equal.
+
+Owns also the rule for "the model the SAE was trained on": centred writing weights are applied as what they amount to.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from backend import errors, names
+
+_PLACES_AFTER_MEAN = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
+_READABLE = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out", "attn.hook_z")
+
+
+class _StopForwardError(Exception):
+    """Raised inside the forward pass once the hook point has been captured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """Where a hook point is in the Hugging Face model."""
+
+    hook_point: names.HookPoint
+    module: str
+    """Path of the module below the model."""
+    is_input: bool
+    """The module's input, else its output."""
+    is_centred: bool
+    """Subtract each vector's mean, which is what centred writing weights amount to under LayerNorm."""
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModel:
+    """A loaded model in evaluation mode."""
+
+    model: Any
+    """transformers.PreTrainedModel."""
+    tokenizer: Any
+    bridge: Any
+    """TransformerBridge over the same shape without weights: names only."""
+    device: torch.device
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return int(self.bridge.cfg.n_layers)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return int(self.bridge.cfg.d_model)
+
+    @property
+    def n_context(self) -> int:
+        """Longest context the model takes."""
+        return int(self.bridge.cfg.n_ctx)
+
+    @property
+    def d_vocab(self) -> int:
+        """Rows of the unembedding."""
+        return int(self.model.get_output_embeddings().weight.shape[0])
+
+    @property
+    def is_layer_norm(self) -> bool:
+        """The final norm subtracts the mean (LayerNorm), rather than only scaling (RMSNorm)."""
+        return isinstance(self._final_norm(), torch.nn.LayerNorm)
+
+    def _final_norm(self) -> torch.nn.Module:
+        module: torch.nn.Module = self.model.get_submodule(self.bridge.adapter.component_mapping["ln_final"].name)
+        return module
+
+    @property
+    def special_tokens(self) -> tuple[int, ...]:
+        """Ids of pad, bos and eos tokens, ascending; those of the tokenizer and of the model's configuration."""
+        ids: set[int] = set()
+        for owner in (self.tokenizer, self.model.config):
+            for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+                value = getattr(owner, name, None)
+                ids.update(value if isinstance(value, list) else [] if value is None else [value])
+        return tuple(sorted(ids))
+
+
+def load(name: str, *, device: torch.device, dtype: torch.dtype) -> LanguageModel:
+    """Load a local Hugging Face folder or hub name; raises `InvalidInputError` or `UnsupportedError` with what to do."""
+    path = Path(name)
+    if (path.is_absolute() or name.startswith(".")) and not (path / "config.json").is_file():
+        raise errors.InvalidInputError(f"'{name}' is not a model folder.", hint="Expected config.json in it.")
+    with _quiet():
+        try:
+            config = transformers.AutoConfig.from_pretrained(name)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+            model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation="sdpa")
+        except (OSError, ValueError, KeyError) as error:
+            raise errors.InvalidInputError(
+                f"'{name}' could not be loaded: {str(error).splitlines()[0]}",
+                hint="Give a Hugging Face folder with weights and tokenizer, or a hub name while there is a network.",
+            ) from error
+    return from_parts(model, tokenizer, config, name=name, device=device)
+
+
+def from_parts(model: Any, tokenizer: Any, config: Any, *, name: str, device: torch.device) -> LanguageModel:
+    """Wrap an already loaded Hugging Face model."""
+    with _quiet():
+        with torch.device("meta"):
+            shape = transformers.AutoModelForCausalLM.from_config(config)
+        shape = shape.to_empty(device="cpu")  # fused QKV must be readable at boot; untouched pages cost no memory
+        try:
+            bridge = TransformerBridge.boot_transformers(name, hf_model=shape, tokenizer=tokenizer, device="cpu")
+        except (ValueError, NotImplementedError) as error:
+            raise errors.UnsupportedError(
+                f"TransformerLens does not know the architecture {config.architectures}.",
+                hint="Its adapters decide which models Eyepiece can name hook points in.",
+            ) from error
+        shape.to("meta")
+    return LanguageModel(model.to(device).eval().requires_grad_(False), tokenizer, bridge, device)
+
+
+def resolve(model: LanguageModel, hook_point: names.HookPoint, *, is_centred: bool = False) -> Capture:
+    """Find a hook point, or raise `UnsupportedError` naming what there is."""
+    if hook_point.layer >= model.n_layers:
+        raise errors.UnsupportedError(
+            f"{hook_point} is outside the model, which has blocks 0 to {model.n_layers - 1}.",
+            hint="Check that the SAE belongs to this model.",
+        )
+    if is_centred and not (model.is_layer_norm and hook_point.place in _PLACES_AFTER_MEAN):
+        raise errors.UnsupportedError(
+            f"center_writing_weights at {hook_point} of a model with "
+            f"{'LayerNorm' if model.is_layer_norm else 'RMSNorm'} is not supported.",
+            hint=f"It is for models with LayerNorm, at {', '.join(_PLACES_AFTER_MEAN)}.",
+        )
+    block = model.bridge.blocks[hook_point.layer]
+    try:
+        full_name = _attribute(block, hook_point.place).name
+    except AttributeError as error:
+        raise errors.UnsupportedError(
+            f"{hook_point} does not exist in this model.", hint=f"Places that do include {', '.join(_READABLE)}."
+        ) from error
+    match = re.fullmatch(r"blocks\.\d+\.(?:(?P<path>.+)\.)?hook_(?P<end>in|out)", full_name)
+    if match is None:
+        raise errors.UnsupportedError(
+            f"{hook_point} is computed inside a module ({full_name}), not at its edge.",
+            hint=f"Use one of {', '.join(_READABLE)}.",
+        )
+    module = f"{model.bridge.adapter.component_mapping['blocks'].name}.{hook_point.layer}"
+    component = block
+    for part in (match["path"] or "").split("."):
+        if part:
+            component = getattr(component, part)
+            module += f".{component.name}"
+    return Capture(hook_point, module, match["end"] == "in", is_centred)
+
+
+def residuals(
+    model: LanguageModel, capture: Capture, tokens: Int[Tensor, "n context"]
+) -> Float[Tensor, "n context d_in"]:
+    """Activations at the hook point in fp32; the forward pass stops there. Heads, where there are any, are flattened."""
+    caught: list[Tensor] = []
+
+    def keep(value: Any) -> None:
+        tensor = value[0] if isinstance(value, tuple) else value
+        caught.append(tensor.detach())
+        raise _StopForwardError
+
+    module = model.model.get_submodule(capture.module)
+    if capture.is_input:
+
+        def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            keep(args[0] if args else next(iter(kwargs.values())))
+
+        handle = module.register_forward_pre_hook(before, with_kwargs=True)
+    else:
+
+        def after(_: Any, args: Any, output: Any) -> None:
+            keep(output)
+
+        handle = module.register_forward_hook(after)
+    try:
+        with torch.inference_mode(), contextlib.suppress(_StopForwardError):
+            model.model(input_ids=tokens.to(model.device), use_cache=False)
+    finally:
+        handle.remove()
+    x = caught[0].reshape(*tokens.shape, -1).float()
+    return x - x.mean(dim=-1, keepdim=True) if capture.is_centred else x
+
+
+def width(model: LanguageModel, capture: Capture) -> int:
+    """d_in at the hook point, measured on one token."""
+    return int(residuals(model, capture, torch.zeros((1, 1), dtype=torch.int64)).shape[-1])
+
+
+def unembedding(model: LanguageModel) -> Float[Tensor, "d_model d_vocab"]:
+    """W_U with the final norm's gain folded in, centred over the vocabulary, in fp32.
+
+    Under LayerNorm each column is also centred over d_model, since the norm subtracts the mean. This is what
+    TransformerLens calls processed weights (`fold_ln`, `center_unembed`); its values are the oracle in tests.
+    """
+    norm = model._final_norm()
+    W_U: Tensor = model.model.get_output_embeddings().weight.detach().float().T * _gain(norm)[:, None]
+    if model.is_layer_norm:
+        W_U = W_U - W_U.mean(dim=0, keepdim=True)
+    return W_U - W_U.mean(dim=1, keepdim=True)
+
+
+def residual_map(model: LanguageModel, capture: Capture) -> Float[Tensor, "d_in d_model"] | None:
+    """What takes a direction at the hook point into the residual stream; None means it is in it already.
+
+    `hook_z` goes through W_O. Raises `UnsupportedError` where there is no linear path.
+    """
+    place = capture.hook_point.place
+    if place in ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out"):
+        return None
+    if place in ("attn.hook_z", "mlp.hook_post") and capture.is_input:
+        weight: Tensor = model.model.get_submodule(capture.module).weight.detach().float()
+        is_transposed = weight.shape[0] == width(model, capture) and weight.shape[1] == model.d_model
+        is_square = weight.shape[0] == weight.shape[1]
+        is_conv1d = type(model.model.get_submodule(capture.module)).__name__ == "Conv1D"
+        return weight if is_conv1d or (is_transposed and not is_square) else weight.T
+    raise errors.UnsupportedError(f"{capture.hook_point} has no linear path to the logits.")
+
+
+def vocabulary(model: LanguageModel) -> list[str]:
+    r"""The text of every token id as it reads inside a sentence: leading spaces kept, bytes that are no text as \xNN."""
+    tokenizer = model.tokenizer
+    n = max(model.d_vocab, len(tokenizer))
+    pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer))) + [None] * (n - len(tokenizer))
+    is_metaspace = any(piece is not None and "▁" in piece for piece in pieces)
+    return [_token_text(tokenizer, i, piece, is_metaspace) for i, piece in enumerate(pieces)]
+
+
+def _token_text(tokenizer: Any, token: int, piece: str | None, is_metaspace: bool) -> str:
+    if piece is None:
+        return f"<unused {token}>"
+    byte = re.fullmatch(r"<0x([0-9A-F]{2})>", piece)
+    if byte is not None:
+        code = int(byte[1], 16)
+        return chr(code) if code < 128 else f"\\x{code:02x}"
+    if is_metaspace or token in tokenizer.all_special_ids:
+        return str(piece).replace("▁", " ")
+    text = str(tokenizer.decode([token], clean_up_tokenization_spaces=False))
+    return text if "\ufffd" not in text else "".join(_byte_text(tokenizer, character) for character in piece)
+
+
+def _byte_text(tokenizer: Any, character: str) -> str:
+    r"""One character of a byte-level piece (GPT-2's table) as text or \xNN."""
+    code = _BYTE_OF.get(character)
+    if code is None:
+        return character
+    return chr(code) if code < 128 else f"\\x{code:02x}"
+
+
+def _byte_table() -> dict[str, int]:
+    """GPT-2's printable stand-in for each byte, inverted (openai/gpt-2, src/encoder.py, bytes_to_unicode)."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_table()
+
+
+def _gain(norm: torch.nn.Module) -> Tensor:
+    """The gain of the final norm; for RMS norms found by probing, since some store it less one (Gemma)."""
+    weight = cast(Tensor, norm.weight).detach().float()
+    if isinstance(norm, torch.nn.LayerNorm):
+        return weight
+    ones = torch.ones(1, len(weight), dtype=cast(Tensor, norm.weight).dtype, device=weight.device)
+    probe = norm(ones)[0].float()
+    candidates = [weight, weight + 1]
+    distances = [float((probe - candidate).abs().max()) for candidate in candidates]
+    best = candidates[distances.index(min(distances))]
+    if min(distances) > 0.02 * (1 + float(best.abs().max())):
+        raise errors.UnsupportedError(f"the final norm {type(norm).__name__} does not scale as an RMS norm does.")
+    return best
+
+
+def _attribute(owner: Any, path: str) -> Any:
+    for part in path.split("."):
+        owner = getattr(owner, part)
+    return owner
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hugging Face's progress bars and advice kept off the terminal while loading."""
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        transformers.utils.logging.enable_progress_bar()

@@ -1,0 +1,177 @@
+"""What one computation keeps resident, and its steps in order: load, corpus, encode, finish.
+
+Both the tasks and `eyepiece compute` call these, so there is one way to compute. Owns devices, threads, dtypes and the
+reuse of loaded weights from one shard to the next; the arithmetic is in `workers/compute`.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from backend import errors, names
+from backend.formats.dashboards import Dashboard
+from workers.compute import activation_index, dashboards, language_model, sae
+from workers.compute import corpus as corpora
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DEFAULT_CONTEXT = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """What was asked for; stored with the job and the revision."""
+
+    corpus: str
+    """A text file, a folder of .txt files, or a .npy of token rows."""
+    is_tokens: bool = False
+    hook_point: str = ""
+    """Empty: the one in the SAE's configuration."""
+    context_size: int = 0
+    """0: the SAE's own, or 128."""
+    max_tokens: int = 0
+    """0: all."""
+    device: str = "auto"
+    dtype: str = "float32"
+    """Of the model's forward pass; everything after it is fp32."""
+    threads: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model and an SAE on one device."""
+
+    model: language_model.LanguageModel
+    sae: sae.Sae
+    capture: language_model.Capture
+    vocabulary: list[str]
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Wall and CPU seconds by stage."""
+
+    wall: dict[str, float] = field(default_factory=dict)
+    cpu: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a block; a stage entered twice adds up."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        try:
+            yield
+        finally:
+            self.add(name, time.perf_counter() - wall, time.process_time() - cpu)
+
+    def add(self, name: str, wall_s: float, cpu_s: float) -> None:
+        """Add seconds to a stage."""
+        self.wall[name] = self.wall.get(name, 0.0) + wall_s
+        self.cpu[name] = self.cpu.get(name, 0.0) + cpu_s
+
+    def report(self) -> dict[str, Any]:
+        """Seconds by stage, and `compute_cpu_s`: CPU of all but imports and export."""
+        counted = [seconds for name, seconds in self.cpu.items() if name not in ("import", "export")]
+        rounded = {name: round(seconds, 3) for name, seconds in self.wall.items()}
+        cpu = {name: round(seconds, 3) for name, seconds in self.cpu.items()}
+        return {"wall_s": rounded, "cpu_s": cpu, "compute_cpu_s": round(sum(counted), 3)}
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the first GPU, or the CPU; raises `InvalidInputError` for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise errors.InvalidInputError(f"'{name}' is not a device.", hint="Use auto, cpu, cuda or cuda:N.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise errors.InvalidInputError(
+            f"device '{name}' is not there: {torch.cuda.device_count()} CUDA devices.", hint="Use --device cpu."
+        )
+    return device
+
+
+def set_threads(n: int) -> None:
+    """Torch's threads; 0 means the physical cores this process may use."""
+    usable = (
+        len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count() or 1
+    )
+    physical = psutil.cpu_count(logical=False) or usable
+    torch.set_num_threads(n or min(usable, physical))
+
+
+def load(model: str, sae_folder: Path, spec: Spec) -> Loaded:
+    """Load model and SAE and check one against the other; raises `InvalidInputError` or `UnsupportedError`."""
+    if spec.dtype not in DTYPES:
+        raise errors.InvalidInputError(f"dtype '{spec.dtype}' is unknown.", hint=f"Use one of {', '.join(DTYPES)}.")
+    set_threads(spec.threads)
+    device = pick_device(spec.device)
+    dictionary = sae.load(sae_folder, device=device)
+    description = dictionary.description
+    loaded = language_model.load(model, device=device, dtype=DTYPES[spec.dtype])
+    hook_point = names.parse_hook_point(spec.hook_point) if spec.hook_point else description.hook_point
+    capture = language_model.resolve(loaded, hook_point, is_centred=description.is_centred)
+    width = language_model.width(loaded, capture)
+    if width != description.d_in:
+        raise errors.UnsupportedError(
+            f"{hook_point} of this model has width {width}; the SAE reads {description.d_in}.",
+            hint="Check the model, and the hook point (--hook).",
+        )
+    return Loaded(loaded, dictionary, capture, language_model.vocabulary(loaded))
+
+
+def build_corpus(
+    loaded: Loaded, spec: Spec, *, on_progress: Callable[[int], None] = lambda n_tokens: None
+) -> corpora.Corpus:
+    """Token rows for a spec; raises `InvalidInputError` where the corpus does not fit the model."""
+    description = loaded.sae.description
+    special = loaded.model.special_tokens
+    max_tokens = spec.max_tokens or None
+    if spec.is_tokens:
+        rows = corpora.from_rows(
+            Path(spec.corpus), special_tokens=special, d_vocab=loaded.model.d_vocab, max_tokens=max_tokens
+        )
+        _check_context(rows.rows.shape[1], loaded)
+        return rows
+    size = spec.context_size or min(description.context_size or DEFAULT_CONTEXT, loaded.model.n_context)
+    _check_context(size, loaded)
+    return corpora.from_documents(
+        corpora.read_documents(Path(spec.corpus)), loaded.model.tokenizer, special_tokens=special,
+        context_size=size, prepend_bos=description.prepend_bos, max_tokens=max_tokens, on_progress=on_progress,
+    )  # fmt: skip
+
+
+def encode(
+    loaded: Loaded, rows: corpora.Corpus, *, first_context: int, n_contexts: int, on_batch: Callable[[int], None]
+) -> activation_index.Postings:
+    """Postings of one shard."""
+    return activation_index.index_shard(
+        loaded.model, loaded.capture, loaded.sae, rows,
+        first_context=first_context, n_contexts=n_contexts, on_batch=on_batch,
+    )  # fmt: skip
+
+
+def finish(
+    loaded: Loaded, parts: list[activation_index.Postings], rows: corpora.Corpus, *, seed: int
+) -> Iterator[list[Dashboard]]:
+    """Every feature's dashboard, block by block, from the postings of all shards in order."""
+    directions = loaded.sae.directions()
+    residual_map = language_model.residual_map(loaded.model, loaded.capture)
+    W_U = language_model.unembedding(loaded.model)
+    lens = W_U if residual_map is None else residual_map @ W_U
+    inputs = dashboards.FinishInputs(loaded.sae, directions, lens, seed=seed)
+    return dashboards.finish(inputs, parts, rows)
+
+
+def _check_context(size: int, loaded: Loaded) -> None:
+    if not 2 <= size <= loaded.model.n_context:
+        raise errors.InvalidInputError(
+            f"contexts of {size} tokens do not fit the model, which takes 2 to {loaded.model.n_context}.",
+            hint="Set --context-size.",
+        )

@@ -1,0 +1,122 @@
+"""`eyepiece compute`: one SAE's dashboards in this process, with no servers.
+
+The same functions as the tasks, called in a row: prepare, encode by shards, finish. Prints one JSON line with wall and
+CPU seconds by stage; `compute_cpu_s` is all of them but imports and export. Writes under --out:
+`dashboards.bin` (every feature packed), `contexts.npy`, `vocabulary.json`, `summary.json`; `export/` on request.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import orjson
+import psutil
+import typer
+from rich.console import Console
+
+from backend import errors, names
+from backend.formats import dashboards as packed
+from workers import runtime
+
+Option = typer.Option
+
+
+def compute(
+    model: Annotated[str, Option(help="Local Hugging Face folder, or a hub name.")],
+    sae: Annotated[Path, Option(help="SAELens folder.")],
+    out: Annotated[Path, Option(help="Folder to write.")],
+    corpus: Annotated[Path | None, Option(help="Text file, or folder of .txt files.")] = None,
+    tokens: Annotated[Path | None, Option(help=".npy of token rows, used as they are.")] = None,
+    source: Annotated[str, Option(help="Source id; default {layer}-{folder}.")] = "",
+    hook: Annotated[str, Option(help="Hook point, where it is not the one in cfg.json.")] = "",
+    context_size: Annotated[int, Option(help="Tokens a context; default the SAE's own.")] = 0,
+    tokens_limit: Annotated[int, Option(help="Use at most this many tokens; 0 uses all.")] = 0,
+    device: Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    dtype: Annotated[str, Option(help="Of the model: float32, bfloat16 or float16.")] = "float32",
+    threads: Annotated[int, Option(help="Torch threads; 0 uses the physical cores.")] = 0,
+    seed: Annotated[int, Option(help="Of the interval samples.")] = 0,
+    export: Annotated[str, Option(help="'neuronpedia' also writes its layout under OUT/export.")] = "",
+) -> None:
+    """Compute one SAE's dashboards in this process, with no servers."""
+    if (corpus is None) == (tokens is None):
+        raise errors.InvalidInputError("give either --corpus or --tokens.")
+    if export not in ("", "neuronpedia"):
+        raise errors.InvalidInputError(f"--export '{export}' is unknown.", hint="Known: neuronpedia.")
+    spec = runtime.Spec(
+        corpus=str((corpus or tokens or Path()).resolve()), is_tokens=tokens is not None, hook_point=hook,
+        context_size=context_size, max_tokens=tokens_limit, device=device, dtype=dtype, threads=threads, seed=seed,
+    )  # fmt: skip
+    console = Console(stderr=True)
+    clock = runtime.Stopwatch()
+    clock.add("import", time.time() - psutil.Process().create_time(), time.process_time())
+    with console.status("preparing") as status:
+        with clock.stage("prepare"):
+            loaded = runtime.load(model, sae.resolve(), spec)
+            rows = runtime.build_corpus(loaded, spec)
+        n_done = 0
+
+        def on_batch(n_tokens: int) -> None:
+            nonlocal n_done
+            n_done += n_tokens
+            status.update(f"encoding: {n_done:,} of {rows.rows.size:,} tokens")
+
+        with clock.stage("encode"):
+            postings = runtime.encode(loaded, rows, first_context=0, n_contexts=rows.n_contexts, on_batch=on_batch)
+        with clock.stage("finish"):
+            found = []
+            for block in runtime.finish(loaded, [postings], rows, seed=seed):
+                found += block
+                status.update(f"finishing: {len(found):,} of {loaded.sae.d_sae:,} features")
+        with clock.stage("write"):
+            result = _write(out, loaded, rows, found)
+        if export:
+            with clock.stage("export"):
+                source_id = source or names.default_source_id(loaded.capture.hook_point.layer, sae.resolve().name)
+                _export(out / "export", loaded, rows, found, model=Path(model).name, source=source_id)
+    line = result | clock.report()
+    (out / "summary.json").write_bytes(orjson.dumps(line, option=orjson.OPT_INDENT_2))
+    typer.echo(json.dumps(line))
+
+
+def _write(out: Path, loaded: runtime.Loaded, rows: Any, found: list[packed.Dashboard]) -> dict[str, Any]:
+    out.mkdir(parents=True, exist_ok=True)
+    blobs = [packed.pack(dashboard) for dashboard in found]
+    offsets = np.cumsum([0, *map(len, blobs)], dtype=np.int64)
+    np.save(out / "offsets.npy", offsets)
+    (out / "dashboards.bin").write_bytes(b"".join(blobs))
+    np.save(out / "contexts.npy", rows.rows)
+    (out / "vocabulary.json").write_bytes(orjson.dumps(loaded.vocabulary))
+    n_firings = sum(dashboard.n_firings for dashboard in found)
+    n_tokens = rows.n_tokens
+    return {
+        "n_features": len(found),
+        "n_alive": sum(dashboard.n_firings > 0 for dashboard in found),
+        "n_contexts": rows.n_contexts,
+        "n_tokens": n_tokens,
+        "n_firings": n_firings,
+        "mean_l0": round(n_firings / n_tokens, 4),
+        "bytes_per_feature": round(int(offsets[-1]) / len(found)),
+    }
+
+
+def _export(
+    out: Path, loaded: runtime.Loaded, rows: Any, found: list[packed.Dashboard], *, model: str, source: str
+) -> None:
+    from backend.formats import neuronpedia_files
+
+    neuronpedia_files.write(out, found, rows.rows, runtime.facts(loaded, rows), model=model, source=source)
+
+
+def main() -> None:
+    """Run, and print expected errors as one line."""
+    try:
+        typer.run(compute)
+    except errors.SiteError as error:
+        Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        raise SystemExit(1) from error
+
+
+if __name__ == "__main__":
+    main()
