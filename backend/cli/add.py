@@ -1,0 +1,108 @@
+"""`eyepiece add`: register a model and an SAE, queue the dashboards, follow them. `eyepiece jobs` and `status`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from backend import broker, errors, names
+from backend.cli import connection, follow
+from backend.db.session import transaction
+from backend.formats import sae_files
+from backend.services import catalog, health, jobs
+
+console = Console(soft_wrap=True, highlight=False)
+Option = typer.Option
+Data = Annotated[Path | None, Option(help="Data folder; default `data`, or EYEPIECE_DATA.")]
+
+
+def add(
+    model: Annotated[str, typer.Argument(help="Local Hugging Face folder, or a hub name.")],
+    sae: Annotated[Path, Option(help="SAELens folder.")],
+    corpus: Annotated[Path | None, Option(help="Text file, or folder of .txt files.")] = None,
+    tokens: Annotated[Path | None, Option(help=".npy of token rows, used as they are.")] = None,
+    source: Annotated[str, Option(help="Source id; default {layer}-{folder}.")] = "",
+    model_id: Annotated[str, Option(help="Model id; default the folder's name.")] = "",
+    hook: Annotated[str, Option(help="Hook point, where it is not the one in cfg.json.")] = "",
+    context_size: Annotated[int, Option(help="Tokens a context; default the SAE's own.")] = 0,
+    tokens_limit: Annotated[int, Option(help="Use at most this many tokens; 0 uses all.")] = 0,
+    device: Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    dtype: Annotated[str, Option(help="Of the model: float32, bfloat16 or float16.")] = "float32",
+    threads: Annotated[int, Option(help="Torch threads; 0 uses the physical cores.")] = 0,
+    seed: Annotated[int, Option(help="Of the interval samples.")] = 0,
+    data: Data = None,
+    watch: Annotated[bool, Option("--watch/--no-watch", help="Follow progress.")] = True,
+) -> None:
+    """Host an SAE: register it, compute its dashboards, follow progress."""
+    if (corpus is None) == (tokens is None):
+        raise errors.InvalidInputError("give either --corpus or --tokens.")
+    given = corpus or tokens or Path()
+    if not given.exists():
+        raise errors.InvalidInputError(f"'{given}' does not exist.", hint="Give a text file, or a .npy with --tokens.")
+    spec = {
+        "corpus": str(given.resolve()), "is_tokens": tokens is not None, "hook_point": hook,
+        "context_size": context_size, "max_tokens": tokens_limit, "device": device, "dtype": dtype,
+        "threads": threads, "seed": seed,
+    }  # fmt: skip
+    with connection.opened(data, with_worker=watch) as link:
+        with transaction(link.sessions) as session:
+            job_id, ref = register(session, model, sae, spec, source=source, model_id=model_id)
+        queue(link)
+        console.print(f"job {job_id} computes {ref}")
+        if watch:
+            (view,) = follow.follow(link.sessions, [job_id], console)
+            if view.state != "done":
+                raise errors.ConflictError(f"job {job_id} {view.state}: {view.error or 'as asked'}")
+            console.print(f"Browse http://{link.settings.host}:{link.settings.port}{names.source_url(*ref.split('/'))}")
+
+
+def register(
+    session: Any, model: str, sae_folder: Path, spec: dict[str, Any], *, source: str = "", model_id: str = ""
+) -> tuple[int, str]:
+    """Check the SAE's files, register model and source, queue a job: (job id, `model/source`)."""
+    description = sae_files.describe(sae_folder.resolve())
+    folder = Path(model)
+    weights = str(folder.resolve()) if folder.is_dir() else model
+    model_id = names.check_id(model_id or Path(model).name, "model")
+    hook_point = names.parse_hook_point(spec["hook_point"]) if spec["hook_point"] else description.hook_point
+    name = names.check_id(source or names.default_source_id(hook_point.layer, sae_folder.resolve().name), "source")
+    catalog.add_model(session, model_id, weights)
+    source_id = catalog.add_source(
+        session, model_id, name, hook_point=str(hook_point), architecture=description.architecture, d_in=description.d_in,
+        d_sae=description.d_sae, weights=str(sae_folder.resolve()), config=description.config,
+    )  # fmt: skip
+    return jobs.create(session, source_id, spec), f"{model_id}/{name}"
+
+
+def queue(link: connection.Connection) -> None:
+    """Send what waits; if the queue is down the worker's sweep sends it later."""
+    app = broker.celery_app(link.settings)
+    with transaction(link.sessions) as session:
+        shard_ids = jobs.unsent(session, resend_after_s=120.0)
+    broker.send_shards(app, shard_ids)
+
+
+def list_jobs(data: Data = None) -> None:
+    """List the newest jobs."""
+    with connection.opened(data) as link, transaction(link.sessions) as session:
+        table = Table("job", "source", "state", "", box=None, pad_edge=False)
+        for view in jobs.latest(session):
+            table.add_row(str(view.id), f"{view.model}/{view.source}", view.state, follow.sentence(view))
+        console.print(table)
+
+
+def status(data: Data = None) -> None:
+    """Say whether database, queue and workers are there, and what is hosted."""
+    with connection.opened(data) as link, transaction(link.sessions) as session:
+        found = health.check(session, link.settings)
+        console.print(f"database: {found.database.state}\nqueue: {found.queue.state}")
+        for worker in found.workers:
+            console.print(f"worker {worker.name} ({worker.kind}, {worker.device}): {worker.doing or 'idle'}")
+        if not found.workers:
+            console.print("workers: none; `eyepiece up` starts one")
+        for model in catalog.models(session):
+            for shown in model.sources:
+                state = f"{shown.d_sae:,} features" if shown.revision_id else "not computed"
+                console.print(f"{model.id}/{shown.name}: {state}")

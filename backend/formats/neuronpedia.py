@@ -1,0 +1,382 @@
+# ruff: noqa: D102 - the protocols name what the classes they describe document
+"""A hosted feature in Neuronpedia's words: the keys and types of its REST rows, which are those of its data files too.
+
+Owns the renaming and the expansion (dense values, bin centres, one row per example). What Eyepiece does not have gets
+the value an empty Neuronpedia row has: [] or null, 0, '' or -1. Does not read a database: the protocols below say what
+it needs of a feature, and the views of `backend/services` have it.
+
+Names, types and empty values: hijohnnylin/neuronpedia at ebb8426f, `apps/webapp/prisma/schema.prisma` and
+`apps/webapp/lib/db/neuron.ts`. Numbers computed in fp32 are given as their shortest decimals.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Protocol
+
+import numpy as np
+
+Row = dict[str, object]
+
+TOP_BIN = -1
+"""`binMin` and `binContains` of the top group."""
+DEFAULT_STEER_STRENGTH = 10
+PUBLIC = "PUBLIC"
+
+
+class Model(Protocol):
+    """What is needed of a model."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def display_name(self) -> str: ...
+    @property
+    def n_layers(self) -> int | None: ...
+    @property
+    def d_model(self) -> int | None: ...
+    @property
+    def created_at(self) -> datetime: ...
+
+
+class SourceSet(Protocol):
+    """What is needed of a source set."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def created_at(self) -> datetime: ...
+
+
+class Source(Protocol):
+    """What is needed of a source."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def set_name(self) -> str: ...
+    @property
+    def hook_point(self) -> str: ...
+    @property
+    def config(self) -> Mapping[str, object]: ...
+    @property
+    def created_at(self) -> datetime: ...
+    @property
+    def revision_id(self) -> int | None: ...
+    @property
+    def corpus(self) -> str: ...
+    @property
+    def n_corpus_contexts(self) -> int: ...
+    @property
+    def context_size(self) -> int: ...
+    @property
+    def computed_at(self) -> datetime | None: ...
+
+
+class Example(Protocol):
+    """What is needed of one context with its activations."""
+
+    @property
+    def context(self) -> int: ...
+    @property
+    def tokens(self) -> Sequence[str]: ...
+    @property
+    def positions(self) -> Sequence[int]: ...
+    @property
+    def values(self) -> Sequence[float]: ...
+    @property
+    def max_value(self) -> float: ...
+    @property
+    def max_position(self) -> int: ...
+
+
+class Group(Protocol):
+    """What is needed of the top contexts or of an interval's sample."""
+
+    @property
+    def is_top(self) -> bool: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def fraction(self) -> float: ...
+    @property
+    def examples(self) -> Sequence[Example]: ...
+
+
+class Histogram(Protocol):
+    """Counts between edges."""
+
+    @property
+    def edges(self) -> Sequence[float]: ...
+    @property
+    def counts(self) -> Sequence[int]: ...
+
+
+class LogitLens(Protocol):
+    """What is needed of a logit lens."""
+
+    @property
+    def top(self) -> Sequence[tuple[str, float]]: ...
+    @property
+    def bottom(self) -> Sequence[tuple[str, float]]: ...
+    @property
+    def histogram(self) -> Histogram: ...
+
+
+class Neighbour(Protocol):
+    """What is needed of a feature near in decoder direction."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def cosine(self) -> float: ...
+
+
+class Feature(Protocol):
+    """What is needed of a feature."""
+
+    @property
+    def source(self) -> Source: ...
+    @property
+    def index(self) -> int: ...
+    @property
+    def density(self) -> float: ...
+    @property
+    def max_value(self) -> float: ...
+    @property
+    def linear_histogram(self) -> Histogram: ...
+    @property
+    def groups(self) -> Sequence[Group]: ...
+    @property
+    def logit_lens(self) -> LogitLens | None: ...
+    @property
+    def neighbours(self) -> Sequence[Neighbour]: ...
+
+
+def neuron(feature: Feature) -> Row:
+    """The `Neuron` row, relations left out: a line of `features/batch-N.jsonl`."""
+    source, lens = feature.source, feature.logit_lens
+    return {
+        "modelId": source.model,
+        "layer": source.name,
+        "index": str(feature.index),
+        "sourceSetName": source.set_name,
+        "creatorId": "",
+        "createdAt": _time(source.computed_at or source.created_at),
+        "maxActApprox": _shortest(feature.max_value),
+        "hasVector": False,
+        "vector": [],
+        "vectorLabel": None,
+        "vectorDefaultSteerStrength": DEFAULT_STEER_STRENGTH,
+        "hookName": source.hook_point,
+        "topkCosSimIndices": [near.index for near in feature.neighbours],
+        "topkCosSimValues": _all_shortest([near.cosine for near in feature.neighbours]),
+        **{f"neuron_alignment_{key}": [] for key in ("indices", "values", "l1")},
+        **{f"correlated_neurons_{key}": [] for key in ("indices", "pearson", "l1")},
+        **{f"correlated_features_{key}": [] for key in ("indices", "pearson", "l1")},
+        "neg_str": [token for token, _ in lens.bottom] if lens else [],
+        "neg_values": _all_shortest([logit for _, logit in lens.bottom]) if lens else [],
+        "pos_str": [token for token, _ in lens.top] if lens else [],
+        "pos_values": _all_shortest([logit for _, logit in lens.top]) if lens else [],
+        "frac_nonzero": _shortest(feature.density),
+        "freq_hist_data_bar_heights": list(feature.linear_histogram.counts),
+        "freq_hist_data_bar_values": _centres(feature.linear_histogram),
+        "logits_hist_data_bar_heights": list(lens.histogram.counts) if lens else [],
+        "logits_hist_data_bar_values": _centres(lens.histogram) if lens else [],
+        "decoder_weights_dist": [],
+        "umap_cluster": None,
+        "umap_log_feature_sparsity": None,
+        "umap_x": None,
+        "umap_y": None,
+    }
+
+
+def activations(feature: Feature) -> list[Row]:
+    """The `Activation` rows, greatest `maxValue` first: lines of `activations/batch-N.jsonl`."""
+    rows = [
+        (example.max_value, _activation(feature, group, example))
+        for group in feature.groups
+        for example in group.examples
+    ]
+    return [row for _, row in sorted(rows, key=lambda pair: -pair[0])]
+
+
+def feature_with_relations(feature: Feature, model: Model, source_set: SourceSet) -> Row:
+    """What `GET /api/feature/{model}/{source}/{index}` answers."""
+    return {
+        **neuron(feature),
+        "model": model_row(model),
+        "source": source_row(feature.source),
+        "sourceSet": source_set_row(source_set, has_dashboards=True),
+        "creator": {"name": ""},
+        "lists": [],
+        "comments": [],
+        "activations": activations(feature),
+        "explanations": [],
+    }
+
+
+def feature_in_list(feature: Feature, model: Model, source_set: SourceSet) -> Row:
+    """One of what `POST /api/features-offset` answers: fewer relations."""
+    return {
+        **neuron(feature),
+        "model": model_row(model),
+        "sourceSet": source_set_row(source_set, has_dashboards=True),
+        "activations": activations(feature),
+        "explanations": [],
+    }
+
+
+def model_row(model: Model) -> Row:
+    """The `Model` row."""
+    return {
+        "id": model.id,
+        "displayNameShort": model.display_name,
+        "displayName": model.display_name,
+        "creatorId": "",
+        "tlensId": None,
+        "openRouterId": None,
+        "dimension": model.d_model,
+        "thinking": False,
+        "visibility": PUBLIC,
+        "defaultSourceSetName": None,
+        "defaultSourceId": None,
+        "defaultGraphSourceSetName": None,
+        "inferenceEnabled": False,
+        "instruct": False,
+        "layers": model.n_layers or 0,
+        "neuronsPerLayer": 0,
+        "createdAt": _time(model.created_at),
+        "owner": "",
+        "updatedAt": _time(model.created_at),
+        "website": None,
+    }
+
+
+def source_row(source: Source) -> Row:
+    """The `Source` row."""
+    return {
+        "id": source.name,
+        "modelId": source.model,
+        "hasDashboards": source.revision_id is not None,
+        "inferenceEnabled": False,
+        "saelensConfig": source.config,
+        "saelensRelease": None,
+        "saelensSaeId": None,
+        "hfRepoId": None,
+        "hfFolderId": None,
+        "visibility": PUBLIC,
+        "defaultOfModelId": None,
+        "setName": source.set_name,
+        "creatorId": "",
+        "hasUmap": False,
+        "hasUmapLogSparsity": False,
+        "hasUmapClusters": False,
+        "num_prompts": source.n_corpus_contexts or None,
+        "num_tokens_in_prompt": source.context_size or None,
+        "dataset": source.corpus or None,
+        "notes": None,
+        "cosSimMatchModelId": None,
+        "cosSimMatchSourceId": None,
+        "createdAt": _time(source.created_at),
+    }
+
+
+def source_set_row(source_set: SourceSet, *, has_dashboards: bool) -> Row:
+    """The `SourceSet` row."""
+    return {
+        "modelId": source_set.model,
+        "name": source_set.name,
+        "hasDashboards": has_dashboards,
+        "allowInferenceSearch": False,
+        "visibility": PUBLIC,
+        "description": source_set.description,
+        "type": "",
+        "creatorName": "",
+        "urls": [],
+        "creatorEmail": None,
+        "creatorId": "",
+        "releaseName": None,
+        "hasGraphs": False,
+        "graphEnabled": False,
+        "similarityMatrixEnabled": False,
+        "defaultOfModelId": None,
+        "defaultGraphModelId": None,
+        "defaultRange": 1,
+        "defaultShowBreaks": True,
+        "showDfa": False,
+        "showCorrelated": False,
+        "showHeadAttribution": False,
+        "showUmap": False,
+        "createdAt": _time(source_set.created_at),
+    }
+
+
+def _activation(feature: Feature, group: Group, example: Example) -> Row:
+    source = feature.source
+    values = [0.0] * len(example.tokens)
+    for position, value in zip(example.positions, _all_shortest(example.values), strict=True):
+        values[position] = value
+    return {
+        "id": _activation_id(feature, example),
+        "tokens": list(example.tokens),
+        "dataIndex": str(example.context),
+        "index": str(feature.index),
+        "layer": source.name,
+        "modelId": source.model,
+        # Neuronpedia's server does not send it; its Python client cannot do without.
+        "source": source.name,
+        "dataSource": source.corpus or None,
+        "maxValue": _shortest(example.max_value),
+        "maxValueTokenIndex": example.max_position,
+        "minValue": min(values),
+        "values": values,
+        "dfaValues": [],
+        "dfaTargetIndex": None,
+        "dfaMaxValue": None,
+        "zQIndices": [],
+        "zKIndices": [],
+        "zValues": [],
+        "creatorId": "",
+        "createdAt": _time(source.computed_at or source.created_at),
+        "lossValues": [],
+        "logitContributions": None,
+        "binMin": TOP_BIN if group.is_top else _shortest(group.low),
+        "binMax": _shortest(feature.max_value if group.is_top else group.high),
+        "binContains": TOP_BIN if group.is_top else group.fraction,
+        "qualifyingTokenIndex": example.max_position,
+    }
+
+
+def _activation_id(feature: Feature, example: Example) -> str:
+    """25 characters like Neuronpedia's own; the same for the same example, another for every other."""
+    ref = f"{feature.source.model}/{feature.source.name}/{feature.index}/{example.context}"
+    firings = np.array(example.positions, "<i8").tobytes() + np.array(example.values, "<f4").tobytes()
+    return "c" + hashlib.blake2b(ref.encode() + b"\0" + firings, digest_size=12).hexdigest()
+
+
+def _centres(histogram: Histogram) -> list[float]:
+    edges = np.array(histogram.edges)
+    return _all_shortest(((edges[:-1] + edges[1:]) / 2).tolist())
+
+
+def _all_shortest(numbers: Sequence[float]) -> list[float]:
+    """Each number rounded to fp32, as the float its shortest fp32 decimal reads as: 0.1, not 0.10000000149011612."""
+    return [float(text) for text in np.array(numbers, np.float32).astype(str).tolist()]
+
+
+def _shortest(number: float) -> float:
+    return float(str(np.float32(number)))
+
+
+def _time(moment: datetime) -> str:
+    """ISO 8601 in UTC with milliseconds, as JavaScript writes dates."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

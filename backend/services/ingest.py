@@ -1,0 +1,180 @@
+"""Computed dashboards into the database: a new revision by COPY, then switched to at once.
+
+Owns the SQL of writing: vocabularies, corpora, contexts, feature rows, revisions. Everything of one revision is
+written in the caller's transaction; until it commits, readers see the revision before.
+"""
+
+import io
+import json
+import math
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Corpus, Feature, Model, Revision, Source, Vocabulary
+from backend.formats import dashboards
+
+N_DENSITY_BINS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What a worker found when it loaded a model."""
+
+    architecture: str
+    n_layers: int
+    d_model: int
+    n_context: int
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusFacts:
+    """What a worker found when it cut a corpus."""
+
+    name: str
+    fingerprint: str
+    context_size: int
+    n_contexts: int
+    n_tokens: int
+    """Tokens that count."""
+    is_first_masked: bool
+    blob_key: str
+
+
+def store_vocabulary(session: Session, strings: Sequence[str], special_tokens: Sequence[int]) -> int:
+    """Id of the vocabulary with these token texts, stored if it is new. NUL, which Postgres refuses, is packed away."""
+    data = json.dumps([list(strings), list(special_tokens)]).encode()
+    digest = sha256(data).hexdigest()
+    packed = zlib.compress(json.dumps(list(strings)).encode(), 6)
+    row = insert(Vocabulary).values(
+        sha256=digest, n_tokens=len(strings), strings=packed, special_tokens=list(special_tokens)
+    )
+    session.execute(row.on_conflict_do_nothing(index_elements=["sha256"]))
+    return session.scalars(select(Vocabulary.id).where(Vocabulary.sha256 == digest)).one()
+
+
+def store_model_facts(session: Session, model_id: str, facts: ModelFacts, vocabulary_id: int) -> None:
+    """Fill in what is known once a model has been loaded."""
+    values = {
+        "architecture": facts.architecture,
+        "n_layers": facts.n_layers,
+        "d_model": facts.d_model,
+        "n_context": facts.n_context,
+        "vocabulary_id": vocabulary_id,
+    }
+    session.execute(update(Model).where(Model.id == model_id).values(values))
+
+
+def store_corpus(session: Session, model_id: str, vocabulary_id: int, facts: CorpusFacts) -> int:
+    """Id of the corpus with this fingerprint, stored if it is new."""
+    row = insert(Corpus).values(
+        model_id=model_id, vocabulary_id=vocabulary_id, name=facts.name, fingerprint=facts.fingerprint,
+        context_size=facts.context_size, n_contexts=facts.n_contexts, n_tokens=facts.n_tokens,
+        is_first_masked=facts.is_first_masked, blob_key=facts.blob_key,
+    )  # fmt: skip
+    session.execute(row.on_conflict_do_nothing(index_elements=["model_id", "fingerprint"]))
+    known = select(Corpus.id).where(Corpus.model_id == model_id, Corpus.fingerprint == facts.fingerprint)
+    return session.scalars(known).one()
+
+
+def begin_revision(
+    session: Session, *, source_id: int, corpus_id: int, job_id: int | None, n_features: int, spec: dict[str, Any]
+) -> int:
+    """A revision nobody sees yet."""
+    revision = Revision(
+        source_id=source_id, corpus_id=corpus_id, job_id=job_id, n_features=n_features, n_alive=0, n_firings=0,
+        density_histogram={}, spec=spec,
+    )  # fmt: skip
+    session.add(revision)
+    session.flush()
+    return revision.id
+
+
+def copy_dashboards(
+    session: Session,
+    revision_id: int,
+    block: Iterable[dashboards.Dashboard],
+    *,
+    n_tokens: int,
+    vocabulary: Sequence[str],
+) -> None:
+    """Write a block of features: the narrow rows tables sort by, and the packed pages."""
+    features, packed = io.StringIO(), io.StringIO()
+    for d in block:
+        lens = d.logit_lens
+        kurtosis = None if lens is None or math.isnan(lens.moments.kurtosis) else lens.moments.kurtosis
+        promotes = [] if lens is None else [vocabulary[token] for token in lens.top_tokens]
+        fields = (
+            revision_id, d.index, d.n_firings, repr(d.n_firings / n_tokens), repr(d.max),
+            r"\N" if kurtosis is None else repr(kurtosis), _texts([vocabulary[t] for t in d.top_tokens]), _texts(promotes),
+        )  # fmt: skip
+        features.write("\t".join(map(str, fields)) + "\n")
+        packed.write(f"{revision_id}\t{d.index}\t\\\\x{dashboards.pack(d).hex()}\n")
+    columns = "revision_id, index, n_firings, density, max_activation, logit_kurtosis, fires_on, promotes"
+    _copy(session, f"feature ({columns})", features)
+    _copy(session, "dashboard (revision_id, index, packed)", packed)
+
+
+def store_contexts(session: Session, corpus_id: int, indexes: NDArray[np.int64], rows: NDArray[np.integer]) -> None:
+    """Store the contexts that examples show, those not stored yet. `rows` is the whole corpus, uint16 or uint32."""
+    session.connection().exec_driver_sql(
+        "CREATE TEMPORARY TABLE new_context (index integer, tokens bytea) ON COMMIT DROP"
+    )
+    lines = io.StringIO()
+    for index in np.unique(indexes).tolist():
+        lines.write(f"{index}\t\\\\x{np.ascontiguousarray(rows[index]).tobytes().hex()}\n")
+    _copy(session, "new_context (index, tokens)", lines)
+    session.connection().exec_driver_sql(
+        "INSERT INTO context (corpus_id, index, tokens) SELECT %s, index, tokens FROM new_context ON CONFLICT DO NOTHING",
+        (corpus_id,),
+    )
+
+
+def publish(session: Session, revision_id: int) -> None:
+    """Sum the revision up and make it the one readers see."""
+    revision = session.get_one(Revision, revision_id)
+    of = Feature.revision_id == revision_id
+    n_alive, n_firings = session.execute(
+        select(func.count().filter(Feature.n_firings > 0), func.coalesce(func.sum(Feature.n_firings), 0)).where(of)
+    ).one()
+    densities = np.array(session.scalars(select(Feature.density).where(of, Feature.n_firings > 0)).all())
+    revision.n_alive, revision.n_firings = n_alive, int(n_firings)
+    revision.density_histogram = density_histogram(densities)
+    session.flush()
+    session.execute(update(Source).where(Source.id == revision.source_id).values(revision_id=revision_id))
+
+
+def density_histogram(densities: NDArray[np.floating]) -> dict[str, Any]:
+    """{low, high, counts}: live features by log10 density in equal bins between whole powers of ten."""
+    if densities.size == 0:
+        return {"low": -6.0, "high": 0.0, "counts": [0] * N_DENSITY_BINS}
+    logs = np.log10(densities.astype(np.float64))
+    low = min(float(np.floor(logs.min())), -1.0)
+    counts, _ = np.histogram(logs, bins=N_DENSITY_BINS, range=(low, 0.0))
+    return {"low": low, "high": 0.0, "counts": counts.tolist()}
+
+
+def drop_old_revisions(session: Session, source_id: int) -> None:
+    """Delete the revisions of a source that readers no longer see."""
+    current = select(Source.revision_id).where(Source.id == source_id).scalar_subquery()
+    session.execute(delete(Revision).where(Revision.source_id == source_id, Revision.id != current))
+
+
+def _texts(texts: Sequence[str]) -> str:
+    """A JSON array for COPY: its backslashes doubled; NUL, which Postgres cannot hold, as its picture."""
+    return json.dumps([text.replace("\x00", "␀") for text in texts], ensure_ascii=False).replace("\\", "\\\\")
+
+
+def _copy(session: Session, into: str, lines: io.StringIO) -> None:
+    lines.seek(0)
+    cursor = session.connection().connection.cursor()
+    cursor.copy_expert(f"COPY {into} FROM STDIN", lines)
+    cursor.close()

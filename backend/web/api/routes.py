@@ -1,0 +1,16 @@
+"""Every REST route, below /api. Refusals of any of them are `schemas.Error`."""
+
+from fastapi import APIRouter
+
+from backend.web import schemas
+from backend.web.api import catalog, features, health, jobs
+
+router = APIRouter(
+    prefix="/api",
+    # Named "4XX" it also replaces FastAPI's own description of a malformed request, which we answer otherwise.
+    responses={"4XX": {"model": schemas.Error, "description": "What is wrong with the request, or not hosted here."}},
+)
+router.include_router(features.router)
+router.include_router(catalog.router)
+router.include_router(jobs.router)
+router.include_router(health.router)

@@ -1,0 +1,92 @@
+"""The web application: everything put together once, from settings to routes.
+
+`uvicorn backend.web.app:create_app --factory` serves it. Sessions, templates and settings are in `app.state`; nothing
+connects before the first request. Who passes what on to whom is in `middleware`, what errors look like in `failures`.
+"""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from backend import errors, logs
+from backend.db import session
+from backend.settings import Settings
+from backend.web import middleware, rendering
+from backend.web.api import routes
+from backend.web.pages import failures, features, home, jobs, models, sources
+
+GZIP_LEVEL = 6
+FOR_EVER = "public, max-age=31536000, immutable"
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application; without settings it is a process of its own, which reads the environment and logs.
+
+    Raises:
+        UnavailableError: The browser assets are not built, or no database is named.
+    """
+    if settings is not None:
+        return _application(settings)
+    settings = Settings()
+    logs.configure(settings.log_level)
+    try:
+        return _application(settings)
+    except errors.SiteError as error:
+        raise SystemExit(f"eyepiece: {error}") from error
+
+
+def _application(settings: Settings) -> FastAPI:
+    if not settings.database_url:
+        raise errors.UnavailableError("No database is named.", hint="Set EYEPIECE_DATABASE_URL, or run `eyepiece up`.")
+    renderer = rendering.Renderer(settings.assets)
+    app = FastAPI(
+        title="Eyepiece",
+        lifespan=_lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        middleware=[
+            Middleware(middleware.SecurityHeaders),
+            Middleware(middleware.Failures, respond=failures.respond),
+            Middleware(middleware.KnownCallers, host=settings.host),
+            Middleware(GZipMiddleware, minimum_size=500, compresslevel=GZIP_LEVEL),
+            Middleware(middleware.WithoutTrailingSlash),
+        ],
+    )
+    app.state.settings, app.state.renderer = settings, renderer
+    app.state.engine = session.create_engine(settings.database_url)
+    app.state.sessions = session.session_factory(app.state.engine)
+    for kind in (errors.SiteError, HTTPException, RequestValidationError, OperationalError):
+        app.add_exception_handler(kind, failures.respond)
+    app.mount(rendering.STATIC_URL, _Assets(directory=settings.assets))
+    # The API and jobs first: a model's page would match their paths.
+    for router in (routes.router, home.router, jobs.router, features.router, sources.router, models.router):
+        app.include_router(router)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    yield
+    app.state.engine.dispose()
+
+
+class _Assets(StaticFiles):
+    """Files whose names change with their bytes."""
+
+    def file_response(
+        self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200
+    ) -> Response:
+        response = super().file_response(full_path, stat_result, scope, status_code)
+        response.headers["Cache-Control"] = FOR_EVER
+        return response

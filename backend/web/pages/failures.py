@@ -1,0 +1,67 @@
+"""Errors as answers: JSON for programs, a page for readers, the same words in both.
+
+Every JSON error is `{"error": text, "message": text}`, which is what clients of Neuronpedia's API read.
+"""
+
+from dataclasses import dataclass
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+
+from backend import errors
+from backend.web import rendering
+from backend.web.middleware import is_api
+
+_TITLES = {400: "This cannot be read", 403: "Not from here", 404: "Not found", 405: "Not found", 503: "Not available"}
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorContext:
+    """What `pages/error.html` shows."""
+
+    title: str
+    message: str
+    hint: str
+    request_id: str
+    """Only for errors nobody expected; empty otherwise."""
+
+
+def respond(request: Request, error: Exception) -> Response:
+    """The answer to a request that raised `error`."""
+    status, message, hint = describe(error)
+    if wants_json(request):
+        text = f"{message} {hint}".strip()
+        return JSONResponse({"error": text, "message": text}, status)
+    request_id = getattr(request.state, "request_id", "") if status == 500 else ""
+    page = ErrorContext(_TITLES.get(status, "That did not work"), message, hint, request_id)
+    return rendering.respond(request, "pages/error.html", page, status=status)
+
+
+def describe(error: Exception) -> tuple[int, str, str]:
+    """Status, message and hint. What nobody expected is not told."""
+    match error:
+        case errors.SiteError():
+            return error.status, error.message, error.hint
+        case RequestValidationError():
+            return errors.InvalidInputError.status, _what_is_invalid(error), ""
+        case HTTPException(status_code=404):
+            return 404, "There is nothing at this address.", ""
+        case HTTPException():
+            return error.status_code, f"{error.detail}.", ""
+        case OperationalError():
+            return errors.UnavailableError.status, "The database does not answer.", "Try again in a moment."
+    return 500, "Something went wrong inside Eyepiece.", ""
+
+
+def wants_json(request: Request) -> bool:
+    """True for the API, and for callers who ask for JSON and not for HTML."""
+    accept = request.headers.get("accept", "")
+    return is_api(request.url.path) or ("application/json" in accept and "text/html" not in accept)
+
+
+def _what_is_invalid(error: RequestValidationError) -> str:
+    """Every problem, named by where it is: `body.index: Input should be a valid integer`."""
+    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()) + "."

@@ -1,0 +1,68 @@
+"""Pages of computations: all of them, one with its progress, and the buttons that cancel it or try it again."""
+
+from dataclasses import dataclass
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, RedirectResponse
+
+from backend import names
+from backend.services import jobs
+from backend.services.jobs import JobView
+from backend.web import rendering
+from backend.web.dependencies import DbSession
+
+router = APIRouter(prefix="/jobs", include_in_schema=False, default_response_class=HTMLResponse)
+
+
+@dataclass(frozen=True, slots=True)
+class JobsContext:
+    """What `pages/jobs.html` shows."""
+
+    jobs: tuple[JobView, ...]
+    """Newest first."""
+    is_live: bool
+    """True while one of them may still change."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobContext:
+    """What `pages/job.html` and its part `pages/job_progress.html` show."""
+
+    job: JobView
+
+
+@router.get("")
+def show_all(request: Request, session: DbSession) -> HTMLResponse:
+    """The newest jobs."""
+    return rendering.respond(request, "pages/jobs.html", context(jobs.latest(session)))
+
+
+@router.get("/{job_id:int}")
+def show(request: Request, session: DbSession, job_id: int) -> HTMLResponse:
+    """One job."""
+    return rendering.respond(request, "pages/job.html", JobContext(jobs.get(session, job_id)))
+
+
+@router.get("/{job_id:int}/progress")
+def show_progress(request: Request, session: DbSession, job_id: int) -> HTMLResponse:
+    """The part of pages that changes while the job runs: rendered here, so there is one template of it."""
+    return rendering.respond(request, "pages/job_progress.html", JobContext(jobs.get(session, job_id)))
+
+
+@router.post("/{job_id:int}/cancel")
+def cancel(session: DbSession, job_id: int) -> RedirectResponse:
+    """Stops it."""
+    jobs.cancel(session, job_id)
+    return RedirectResponse(names.job_url(job_id), 303)
+
+
+@router.post("/{job_id:int}/retry")
+def retry(session: DbSession, job_id: int) -> RedirectResponse:
+    """Does again what was not finished; the sweep sends the messages."""
+    jobs.retry(session, job_id)
+    return RedirectResponse(names.job_url(job_id), 303)
+
+
+def context(latest: tuple[JobView, ...]) -> JobsContext:
+    """The list, and whether it may still change."""
+    return JobsContext(latest, any(job.state in jobs.ACTIVE for job in latest))

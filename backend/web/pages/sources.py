@@ -1,0 +1,187 @@
+"""A source's page: what it is, how far its computation is, and its features as a table that can be sorted and filtered.
+
+The table's whole state is in the URL. Densities may be typed as fractions or as percent (`0.001`, `0.1%`).
+"""
+
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import HTMLResponse
+from markupsafe import Markup
+
+from backend import errors, names
+from backend.services import catalog, features, jobs
+from backend.services.features import FeaturePage, FeatureQuery, SortKey
+from backend.services.jobs import JobView
+from backend.web import charts, links, rendering
+from backend.web.dependencies import DbSession
+from backend.web.pages import commands
+
+router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+
+Direction = Literal["ascending", "descending", ""]
+_COLUMNS: tuple[tuple[SortKey, str, str], ...] = (
+    ("index", "feature", "feature"),
+    ("density", "density", "density"),
+    ("max_activation", "max", "max-activation"),
+    ("logit_kurtosis", "logit kurtosis", "logit-kurtosis"),
+)
+"""Sort key, title, definition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column the table can be sorted by."""
+
+    title: str
+    term: str
+    url: str
+    """Sorts by it, or turns the order round."""
+    direction: Direction
+    """Empty if the table is sorted by another."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceContext:
+    """What `pages/source.html` shows."""
+
+    source: catalog.SourceView
+    job: JobView | None
+    """The latest one, unless it is done."""
+    command: str
+    """Computes the dashboards."""
+    query: FeatureQuery
+    features: FeaturePage | None
+    """None before the first computation; then the fields below are empty."""
+    densities: Markup
+    columns: tuple[Column, ...]
+    kept: tuple[tuple[str, str], ...]
+    """Hidden fields of the filter form: the order, which filtering leaves as it is."""
+    is_filtered: bool
+    reset_url: str
+    n_pages: int
+    first: int
+    last: int
+    """Rows shown, counted from 1 over all pages."""
+    previous_url: str
+    next_url: str
+
+
+def feature_query(
+    sort: str = "",
+    order: str = "",
+    min_density: str = "",
+    max_density: str = "",
+    min_activation: str = "",
+    min_kurtosis: str = "",
+    token: str = "",
+    dead: str = "",
+    page: str = "",
+) -> FeatureQuery:
+    """The query a URL holds; empty fields, as forms send them, mean nothing is asked. Names every field it cannot read."""
+    problems: list[str] = []
+    keys = [key for key, _, _ in _COLUMNS]
+    if sort and sort not in keys:
+        problems.append(f"sort must be one of {', '.join(keys)}, not '{sort}'")
+    if order not in ("", "asc", "desc"):
+        problems.append(f"order must be asc or desc, not '{order}'")
+    query = FeatureQuery(
+        sort=next((key for key in keys if key == sort), "index"),
+        is_descending=order == "desc",
+        min_density=_number("min_density", min_density, problems),
+        max_density=_number("max_density", max_density, problems),
+        min_activation=_number("min_activation", min_activation, problems),
+        min_kurtosis=_number("min_kurtosis", min_kurtosis, problems),
+        token=token,
+        with_dead=dead == "1",
+        page=int(_number("page", page, problems) or 1),
+    )
+    if problems:
+        raise errors.InvalidInputError(f"The table's settings cannot be read: {'; '.join(problems)}.")
+    return query
+
+
+@router.get("/{model}/{source}")
+def show(
+    request: Request,
+    session: DbSession,
+    model: str,
+    source: str,
+    query: Annotated[FeatureQuery, Depends(feature_query)],
+) -> HTMLResponse:
+    """The source, with a page of its features if there are any."""
+    view = catalog.source(session, model, source)
+    job = jobs.of_source(session, model, source)
+    page = features.browse(session, model, source, query) if view.revision_id is not None else None
+    return rendering.respond(request, "pages/source.html", context(view, job, query, page))
+
+
+def context(
+    source: catalog.SourceView, job: JobView | None, query: FeatureQuery, page: FeaturePage | None
+) -> SourceContext:
+    """Links, charts and counts around a page of features."""
+    n_total = page.n_total if page else 0
+    n_pages = ceil(n_total / query.per_page)
+    first = (query.page - 1) * query.per_page
+
+    def url(number: int) -> str:
+        return links.features_url(source.model, source.name, replace(query, page=number))
+
+    order = FeatureQuery(sort=query.sort, is_descending=query.is_descending)
+    return SourceContext(
+        source=source,
+        job=job if job and job.state != "done" else None,
+        command=commands.compute(source),
+        query=query,
+        features=page,
+        densities=_densities(source, query) if page else Markup(""),
+        columns=tuple(_column(source, query, *column) for column in _COLUMNS),
+        kept=_kept(query),
+        is_filtered=replace(query, page=1) != order,
+        reset_url=links.features_url(source.model, source.name, order),
+        n_pages=n_pages,
+        first=first + 1,
+        last=first + (len(page.rows) if page else 0),
+        previous_url=url(min(query.page - 1, n_pages)) if query.page > 1 else "",
+        next_url=url(query.page + 1) if query.page < n_pages else "",
+    )
+
+
+def _number(name: str, text: str, problems: list[str]) -> float | None:
+    """What `text` says, a percent as a fraction; notes in `problems` what cannot be read."""
+    text = text.strip().replace(",", ".")
+    if not text:
+        return None
+    try:
+        value = float(text.removesuffix("%"))
+    except ValueError:
+        value = float("nan")
+    if not abs(value) < 1e300:
+        problems.append(f"{name} must be a number, not '{text}'")
+        return None
+    return value / 100 if text.endswith("%") else value
+
+
+def _kept(query: FeatureQuery) -> tuple[tuple[str, str], ...]:
+    kept = [("sort", query.sort)] if query.sort != "index" else []
+    return tuple([*kept, ("order", "desc")] if query.is_descending else kept)
+
+
+def _column(source: catalog.SourceView, query: FeatureQuery, key: SortKey, title: str, term: str) -> Column:
+    """Numbers are first sorted from the largest, indexes from the smallest."""
+    is_sorted = query.sort == key
+    goes_down = not query.is_descending if is_sorted else key != "index"
+    url = links.features_url(source.model, source.name, replace(query, sort=key, is_descending=goes_down, page=1))
+    direction: Direction = ("descending" if query.is_descending else "ascending") if is_sorted else ""
+    return Column(title, term, url, direction)
+
+
+def _densities(source: catalog.SourceView, query: FeatureQuery) -> Markup:
+    def url(low: float, high: float) -> str:
+        bounds = replace(query, min_density=float(f"{low:.4g}"), max_density=float(f"{high:.4g}"), page=1)
+        return links.features_url(source.model, source.name, bounds)
+
+    chosen = (query.min_density or 0.0, 1.0 if query.max_density is None else query.max_density)
+    return charts.densities((source.density_low, source.density_high), source.density_counts, chosen, url)

@@ -1,0 +1,395 @@
+# ruff: noqa: N815 - Neuronpedia's keys are what they are
+"""Bodies of the REST API, in and out: what OpenAPI shows and what the tests hold every answer against.
+
+The first part is Neuronpedia's (keys, types and nullability of its rows at ebb8426f); `backend/formats/neuronpedia.py`
+makes those bodies and they are sent as made. The second part is Eyepiece's own. Output schemas have no defaults: every
+key is always there.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from backend.services import features, health
+
+Int32 = Annotated[int, Field(ge=0, le=2**31 - 1)]
+"""An index or offset; strings of digits are read as numbers."""
+
+
+class Answer(BaseModel):
+    """Base of everything sent."""
+
+    model_config = ConfigDict(extra="forbid", from_attributes=True, frozen=True)
+
+
+class Error(Answer):
+    """What every refused request is answered with; both keys say the same to clients that read one of them."""
+
+    error: str
+    message: str
+
+
+class Model(Answer):
+    """Neuronpedia's `Model` row."""
+
+    id: str
+    displayNameShort: str
+    displayName: str
+    creatorId: str
+    tlensId: str | None
+    openRouterId: str | None
+    dimension: int | None
+    thinking: bool
+    visibility: str
+    defaultSourceSetName: str | None
+    defaultSourceId: str | None
+    defaultGraphSourceSetName: str | None
+    inferenceEnabled: bool
+    instruct: bool
+    layers: int
+    neuronsPerLayer: int
+    createdAt: datetime
+    owner: str
+    updatedAt: datetime
+    website: str | None
+
+
+class SourceSummary(Answer):
+    """What Neuronpedia's list of models says of a source."""
+
+    id: str
+    modelId: str
+    visibility: str
+    setName: str
+    hasUmap: bool
+    hasUmapLogSparsity: bool
+    hasUmapClusters: bool
+    num_prompts: int | None
+    num_tokens_in_prompt: int | None
+    dataset: str | None
+    inferenceEnabled: bool
+    hasDashboards: bool
+    notes: str | None
+    createdAt: datetime
+    cosSimMatchSourceId: str | None
+    cosSimMatchModelId: str | None
+
+
+class Source(SourceSummary):
+    """Neuronpedia's `Source` row."""
+
+    saelensConfig: dict[str, Any] | None
+    saelensRelease: str | None
+    saelensSaeId: str | None
+    hfRepoId: str | None
+    hfFolderId: str | None
+    defaultOfModelId: str | None
+    creatorId: str
+
+
+class SourceSet(Answer):
+    """Neuronpedia's `SourceSet` row."""
+
+    modelId: str
+    name: str
+    hasDashboards: bool
+    allowInferenceSearch: bool
+    visibility: str
+    description: str
+    type: str
+    creatorName: str
+    urls: list[str]
+    creatorEmail: str | None
+    creatorId: str
+    releaseName: str | None
+    hasGraphs: bool
+    graphEnabled: bool
+    similarityMatrixEnabled: bool
+    defaultOfModelId: str | None
+    defaultGraphModelId: str | None
+    defaultRange: int
+    defaultShowBreaks: bool
+    showDfa: bool
+    showCorrelated: bool
+    showHeadAttribution: bool
+    showUmap: bool
+    createdAt: datetime
+
+
+class SourceSetInList(SourceSet):
+    """A source set and its sources that have dashboards."""
+
+    sources: list[SourceSummary]
+
+
+class ModelInList(Model):
+    """A model and its source sets that have dashboards."""
+
+    sourceSets: list[SourceSetInList]
+
+
+class SourceSetWithRelations(SourceSet):
+    """A source set, all its sources and its model."""
+
+    sources: list[Source]
+    releases: None
+    model: Model
+
+
+class Activation(Answer):
+    """Neuronpedia's `Activation` row, and `source`, without which its Python client fails."""
+
+    id: str
+    tokens: list[str]
+    dataIndex: str | None
+    index: str
+    layer: str
+    modelId: str
+    source: str
+    dataSource: str | None
+    maxValue: float
+    maxValueTokenIndex: int
+    minValue: float
+    values: list[float]
+    dfaValues: list[float]
+    dfaTargetIndex: int | None
+    dfaMaxValue: float | None
+    zQIndices: list[int]
+    zKIndices: list[int]
+    zValues: list[float]
+    creatorId: str
+    createdAt: datetime
+    lossValues: list[float]
+    logitContributions: str | None
+    binMin: float | None
+    """-1 for the top group."""
+    binMax: float | None
+    binContains: float | None
+    """Fraction of the firings in the interval; -1 for the top group, null to a request with an API key."""
+    qualifyingTokenIndex: int | None
+
+
+class Explanation(Answer):
+    """One explanation; `modelId`, `source` and `index` are what Neuronpedia's Python client needs beside its server."""
+
+    id: str
+    modelId: str
+    source: str
+    index: str
+    description: str
+    explanationModelName: str | None
+    typeName: str | None
+    scores: list[dict[str, Any]]
+    triggeredByUser: dict[str, Any] | None
+
+
+class Creator(Answer):
+    """Who made a feature: nobody, here."""
+
+    name: str
+
+
+class Neuron(Answer):
+    """Neuronpedia's `Neuron` row: one feature."""
+
+    modelId: str
+    layer: str
+    index: str
+    sourceSetName: str | None
+    creatorId: str | None
+    createdAt: datetime
+    maxActApprox: float | None
+    hasVector: bool
+    vector: list[float]
+    vectorLabel: str | None
+    vectorDefaultSteerStrength: float | None
+    hookName: str | None
+    topkCosSimIndices: list[int]
+    topkCosSimValues: list[float]
+    neuron_alignment_indices: list[int]
+    neuron_alignment_values: list[float]
+    neuron_alignment_l1: list[float]
+    correlated_neurons_indices: list[int]
+    correlated_neurons_pearson: list[float]
+    correlated_neurons_l1: list[float]
+    correlated_features_indices: list[int]
+    correlated_features_pearson: list[float]
+    correlated_features_l1: list[float]
+    neg_str: list[str]
+    neg_values: list[float]
+    pos_str: list[str]
+    pos_values: list[float]
+    frac_nonzero: float
+    freq_hist_data_bar_heights: list[float]
+    freq_hist_data_bar_values: list[float]
+    logits_hist_data_bar_heights: list[float]
+    logits_hist_data_bar_values: list[float]
+    decoder_weights_dist: list[float]
+    umap_cluster: int | None
+    umap_log_feature_sparsity: float | None
+    umap_x: float | None
+    umap_y: float | None
+
+
+class FeatureInList(Neuron):
+    """A feature as lists show it."""
+
+    model: Model
+    sourceSet: SourceSet | None
+    activations: list[Activation]
+    explanations: list[Explanation]
+
+
+class Feature(FeatureInList):
+    """A feature with all its relations."""
+
+    source: Source | None
+    creator: Creator
+    lists: list[dict[str, Any]]
+    comments: list[dict[str, Any]]
+
+
+class FeaturesOffset(BaseModel):
+    """Which 25 features to send: those that fire, by index, from the `offset`-th on."""
+
+    modelId: str
+    layer: str
+    offset: Int32 | None = None
+
+
+class FeatureAddress(BaseModel):
+    """One feature."""
+
+    modelId: str
+    source: str
+    index: Int32
+
+
+class SourceFacts(Answer):
+    """What is known of a source; what a computation adds is empty before the first one."""
+
+    model: str
+    name: str
+    set_name: str
+    hook_point: str
+    layer: int
+    architecture: str
+    d_in: int
+    d_sae: int
+    config: dict[str, Any]
+    created_at: datetime
+    revision_id: int | None
+    corpus: str
+    n_corpus_tokens: int
+    n_corpus_contexts: int
+    context_size: int
+    n_alive: int
+    n_firings: int
+    mean_l0: float
+    density_low: float
+    """log10 of density at the left end of `density_counts`, whose bins are equal."""
+    density_high: float
+    density_counts: list[int]
+    computed_at: datetime | None
+
+
+def _absent_if_empty(value: object) -> object:
+    return None if value == "" else value
+
+
+Limit = Annotated[float | None, BeforeValidator(_absent_if_empty), Field(allow_inf_nan=False)]
+"""A form sends what was left empty as an empty string."""
+
+
+class TableQuery(BaseModel):
+    """Which features a table shows, and in which order."""
+
+    model_config = ConfigDict(frozen=True)
+
+    sort: features.SortKey = "index"
+    descending: bool = False
+    min_density: Limit = None
+    max_density: Limit = None
+    min_activation: Limit = None
+    min_kurtosis: Limit = None
+    token: str = Field("", max_length=200, description="Part of a token the feature fires on or promotes.")
+    with_dead: bool = False
+    page: Annotated[int, Field(ge=1, le=10**6)] = 1
+    per_page: Annotated[int, Field(ge=1, le=features.MAX_PER_PAGE)] = 50
+
+
+class FeatureRow(Answer):
+    """One line of a source's table of features."""
+
+    index: int
+    density: float
+    max_activation: float
+    logit_kurtosis: float | None
+    fires_on: list[str]
+    promotes: list[str]
+
+
+class FeatureTable(Answer):
+    """One page of a source's table of features."""
+
+    rows: list[FeatureRow]
+    n_total: int
+    """Features the filters leave, on all pages."""
+    page: int
+    per_page: int
+
+
+class Stage(Answer):
+    """Progress of one stage of a job."""
+
+    name: str
+    n_shards: int
+    n_shards_done: int
+    n_units: int
+    n_units_done: int
+
+
+class Job(Answer):
+    """One computation of a source's dashboards."""
+
+    id: int
+    model: str
+    source: str
+    state: Literal["queued", "running", "done", "failed", "cancelled"]
+    stage: str
+    stages: list[Stage]
+    fraction: float
+    tokens_per_s: float | None
+    seconds_left: float | None
+    error: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class Part(Answer):
+    """A part the site needs."""
+
+    state: health.State
+    detail: str
+
+
+class Worker(Answer):
+    """A worker heard from within a day."""
+
+    name: str
+    kind: str
+    device: str
+    doing: str | None
+    seconds_since_seen: float
+    is_alive: bool
+
+
+class Health(Answer):
+    """The state of everything; sent with status 503 while the database is down."""
+
+    is_ok: bool
+    database: Part
+    queue: Part
+    workers: list[Worker]

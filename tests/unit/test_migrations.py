@@ -1,0 +1,109 @@
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, inspect, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import NullPool
+
+from backend import errors
+from backend.cli.migrate import configuration, migrate
+from backend.db.tables import Base
+from backend.settings import Settings
+from tests.database import server
+
+
+@pytest.fixture(scope="module")
+def url():
+    with server() as url:
+        yield url
+
+
+@pytest.fixture
+def empty(url):
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+    return engine
+
+
+def differences(engine):
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+        return compare_metadata(context, Base.metadata)
+
+
+def foreign_keys(engine, metadata_tables):
+    found = inspect(engine)
+    return {
+        (table, tuple(key["constrained_columns"]), key["referred_table"], key["options"].get("ondelete"))
+        for table in metadata_tables
+        for key in found.get_foreign_keys(table)
+    }
+
+
+def test_the_migrations_make_the_tables_the_code_has(empty, url):
+    migrate(Settings(database_url=url))
+    assert differences(empty) == []
+
+
+def test_the_migrations_make_what_create_all_makes(empty, url):
+    Base.metadata.create_all(empty)
+    expected = foreign_keys(empty, Base.metadata.tables)
+    Base.metadata.drop_all(empty)
+    migrate(Settings(database_url=url))
+    assert foreign_keys(empty, Base.metadata.tables) == expected
+    assert ("source", ("revision_id",), "revision", "SET NULL") in expected
+
+
+def test_migrating_twice_changes_nothing(empty, url):
+    migrate(Settings(database_url=url))
+    migrate(Settings(database_url=url))
+    assert differences(empty) == []
+
+
+def test_every_migration_can_be_taken_back_and_done_again(empty, url):
+    config = configuration(Settings(database_url=url))
+    for revision in reversed(list(ScriptDirectory.from_config(config).walk_revisions())):
+        command.upgrade(config, revision.revision)
+        command.downgrade(config, revision.down_revision or "base")
+        command.upgrade(config, revision.revision)
+    command.downgrade(config, "base")
+    assert inspect(empty).get_table_names() == ["alembic_version"]
+    command.upgrade(config, "head")
+    assert differences(empty) == []
+
+
+def test_there_is_one_newest_migration(url):
+    assert len(ScriptDirectory.from_config(configuration(Settings(database_url=url))).get_heads()) == 1
+
+
+def test_a_migration_runs_on_a_connection_it_is_given(empty, url):
+    config = configuration(Settings(database_url=url))
+    with empty.connect() as connection, connection.begin() as outer:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        assert "feature" in inspect(connection).get_table_names()
+        outer.rollback()
+    assert inspect(empty).get_table_names() == []
+
+
+def test_a_migration_gives_up_a_lock_it_cannot_get_within_seconds(empty, url):
+    migrate(Settings(database_url=url))
+    with empty.connect() as reader, reader.begin():
+        reader.execute(text("SELECT count(*) FROM feature"))
+        with pytest.raises(OperationalError, match="lock timeout"):
+            command.downgrade(configuration(Settings(database_url=url)), "base")
+    assert "feature" in inspect(empty).get_table_names()
+
+
+def test_an_escape_in_the_url_is_kept():
+    config = configuration(Settings(database_url="postgresql+psycopg2://postgres@/postgres?host=%2Ftmp%2Fx"))
+    assert config.get_main_option("sqlalchemy.url") == "postgresql+psycopg2://postgres@/postgres?host=%2Ftmp%2Fx"
+
+
+def test_without_a_database_it_says_which_setting_names_one():
+    with pytest.raises(errors.InvalidInputError, match="EYEPIECE_DATABASE_URL"):
+        migrate(Settings(database_url=""))
