@@ -59,7 +59,7 @@ migrate: ## Bring the database's tables up to date
 revision: ## Write a new migration from the difference between tables and database: make revision m="add x"
 	@test -n "$(m)" || { echo 'Say what it does: make revision m="add density to features"'; exit 2; }
 	@$(SETUP) dev
-	@$(BIN)/alembic revision --autogenerate -m "$(m)"
+	@$(BIN)/python bin/revision.py "$(m)"
 
 pin: ## Write constraints.txt anew: the newest versions that pyproject.toml allows, PyTorch as it is
 	@$(SETUP) dev

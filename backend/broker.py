@@ -1,6 +1,6 @@
-"""The queue: Celery's configuration, and the one message there is, "do this shard".
+"""The queue: Celery's configuration, and the one message there is, "a shard waits".
 
-A message only wakes a worker; the shard's row decides. So messages are acknowledged on receipt and never redelivered
+A message only wakes a worker; rows decide what it does. So messages are acknowledged on receipt and never redelivered
 by the broker (its visibility timeout cannot be renewed): what a dead worker leaves is sent again by the sweep.
 """
 
@@ -43,11 +43,11 @@ def celery_url(redis_url: str) -> str:
     return f"redis+socket://{parts.path}?virtual_host={database}"
 
 
-def send_shards(app: Celery, shard_ids: list[int]) -> None:
-    """Wake workers for these shards; raises `UnavailableError` if the queue cannot be reached."""
+def wake_workers(app: Celery, n: int) -> None:
+    """Send one message for each of `n` shards that wait; raises `UnavailableError` if the queue cannot be reached."""
     try:
-        for shard_id in shard_ids:
-            app.send_task(TASK, args=(shard_id,), queue=QUEUE, retry=False)
+        for _ in range(n):
+            app.send_task(TASK, queue=QUEUE, retry=False)
     except (OSError, redis.exceptions.RedisError, app.connection_for_write().connection_errors) as error:
         raise errors.UnavailableError(
             "the queue cannot be reached.", hint="The job is kept and starts when the queue is back."

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import GPT2LMHeadModel
 
-from demo import topk_sae, train_model
+from demo import residuals, topk_sae, train_model
 
-N_VALIDATION, N_TRAINING, FORWARD_CONTEXTS = 512, 4096, 16
+N_VALIDATION, N_TRAINING = 512, 2048
 
 
 @torch.no_grad()
@@ -25,19 +25,20 @@ def measure(
     model_folder: Path, sae_folder: Path, layer: int, train_tokens: np.ndarray, val_tokens: np.ndarray
 ) -> dict[str, object]:
     """One SAE's metrics by name; fractions are 0 to 1, losses in nats per token."""
-    model = GPT2LMHeadModel.from_pretrained(model_folder, dtype=torch.float32)
+    stream = residuals.ResidualStream(model_folder, (layer,))
     sae = topk_sae.load(sae_folder)
     val = train_model.draw_contexts(val_tokens, N_VALIDATION, np.random.default_rng(1))
     fit = Fit(sae)
-    for residuals in _residuals(model, layer, val):
-        fit.add(residuals)
+    for part in _parts(val):
+        fit.add(stream.read(part)[layer])
     n_validation = fit.n_tokens
     result: dict[str, object] = {"explained_variance": round(fit.explained_variance, 4), "l0": round(fit.l0, 2)}
+    model = GPT2LMHeadModel.from_pretrained(model_folder, dtype=torch.float32)
     result |= _losses(model, layer, sae, val, fit.mean)
     rare = train_model.draw_contexts(train_tokens, N_TRAINING, np.random.default_rng(2))
-    for residuals in _residuals(model, layer, rare):
-        fit.add(residuals)
-    result |= {"dead_fraction": float(((fit.n_fired == 0).double().mean() * 1e5).round() / 1e5)}
+    for part in _parts(rare):
+        fit.add(stream.read(part)[layer])
+    result |= {"dead_fraction": round(int((fit.n_fired == 0).sum()) / len(fit.n_fired), 5)}
     result |= {"n_tokens_validation": n_validation, "n_tokens_dead_fraction": fit.n_tokens}
     return result | {"model_sha256": sha256(model_folder / "model.safetensors")}
 
@@ -52,14 +53,14 @@ class Fit:
         self.n_fired = torch.zeros(len(sae.b_enc), dtype=torch.int64)
         self.n_tokens = 0
 
-    def add(self, residuals: Tensor) -> None:
+    def add(self, x: Tensor) -> None:
         """Count (n, d_in) residuals."""
-        values, features = self._sae.encode(residuals)
-        self._errors += float((self._sae.decode(values, features) - residuals).double().square().sum())
-        self._squares += float(residuals.double().square().sum())
-        self._sum += residuals.sum(0, dtype=torch.float64)
+        values, features = self._sae.encode(x)
+        self._errors += float((self._sae.decode(values, features) - x).double().square().sum())
+        self._squares += float(x.double().square().sum())
+        self._sum += x.sum(0, dtype=torch.float64)
         self.n_fired += torch.bincount(features[values > 0], minlength=len(self.n_fired))
-        self.n_tokens += len(residuals)
+        self.n_tokens += len(x)
 
     @property
     def mean(self) -> Tensor:
@@ -100,17 +101,8 @@ def patched_loss(model: GPT2LMHeadModel, layer: int, contexts: Tensor, replace: 
 
 
 def _parts(contexts: Tensor) -> Iterator[Tensor]:
-    for start in range(0, len(contexts), FORWARD_CONTEXTS):
-        yield contexts[start : start + FORWARD_CONTEXTS]
-
-
-def _residuals(model: GPT2LMHeadModel, layer: int, contexts: Tensor) -> Iterator[Tensor]:
-    found: list[Tensor] = []
-    handle = model.transformer.h[layer].register_forward_hook(lambda _m, _i, out: found.append(out))
-    for part in _parts(contexts):
-        model.transformer(part, use_cache=False)
-        yield found.pop()[:, 1:].flatten(0, 1)
-    handle.remove()
+    for start in range(0, len(contexts), residuals.FORWARD_CONTEXTS):
+        yield contexts[start : start + residuals.FORWARD_CONTEXTS]
 
 
 def _losses(
@@ -118,8 +110,8 @@ def _losses(
 ) -> dict[str, object]:
     """Losses with the true residual, the SAE's, zero and the mean; the share of the way back from the last two."""
     replacements: dict[str, Callable[[Tensor], Tensor]] = {
-        "clean": lambda residuals: residuals,
-        "sae": lambda residuals: sae.decode(*sae.encode(residuals)),
+        "clean": lambda x: x,
+        "sae": lambda x: sae.decode(*sae.encode(x)),
         "zero": torch.zeros_like,
         "mean": mean.expand_as,
     }

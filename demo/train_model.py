@@ -168,8 +168,8 @@ def train(rank: int, args: argparse.Namespace, train_tokens: np.ndarray, val_tok
             record["val_loss"] = round(validation_loss(model, val_tokens), 4)
             history.append(record)
             print(f"{record} {n_tokens / seconds:.0f} tokens/s", flush=True)
-            if step % 500 == 499:
-                model.save_pretrained(args.out / "checkpoint")
+            if step % 500 == 499 or step == args.steps - 1:
+                model.save_pretrained(args.out / "checkpoint")  # fp32: what a second run may start from
     if rank == 0:
         save(model, args, history, val_tokens)
     dist.destroy_process_group()

@@ -25,15 +25,14 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import GPT2LMHeadModel
 
-from demo import measure_saes, stdlib_text, topk_sae, train_model
+from demo import measure_saes, residuals, stdlib_text, topk_sae, train_model
 
 MODEL = "stdlib-4l"
 D_SAE, K = 2048, 32
-BUFFER_CONTEXTS, FORWARD_CONTEXTS = 1024, 16
+BUFFER_CONTEXTS = 1024
 BATCH_TOKENS = 16 * (train_model.N_CONTEXT - 1)
-LEARNING_RATE, WARMUP, DECAY = 1e-3, 100, 0.3
+LEARNING_RATE, WARMUP, DECAY = 3e-3, 100, 0.3
 K_AUX, AUX_COEFFICIENT, DEAD_TOKENS = 128, 1 / 32, 200_000
 
 
@@ -48,27 +47,6 @@ class Job:
     n_threads: int
     train_tokens: np.ndarray
     val_tokens: np.ndarray
-
-
-class ResidualStream:
-    """The language model cut after the last of `layers`."""
-
-    def __init__(self, folder: Path, layers: tuple[int, ...]) -> None:
-        self._model = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32).transformer
-        self._model.h = self._model.h[: max(layers) + 1]
-        self._found: dict[int, Tensor] = {}
-        for layer in layers:
-            block = self._model.h[layer]
-            block.register_forward_hook(lambda _m, _i, out, layer=layer: self._found.update({layer: out}))
-
-    @torch.no_grad()
-    def read(self, contexts: Tensor) -> dict[int, Tensor]:
-        """Residuals after each layer, position 0 left out: (n_contexts * 127, d_model)."""
-        chunks: list[dict[int, Tensor]] = []
-        for start in range(0, len(contexts), FORWARD_CONTEXTS):
-            self._model(contexts[start : start + FORWARD_CONTEXTS], use_cache=False)
-            chunks.append({layer: out[:, 1:].flatten(0, 1) for layer, out in self._found.items()})
-        return {layer: torch.cat([chunk[layer] for chunk in chunks]) for layer in self._found}
 
 
 class Trainer:
@@ -90,9 +68,9 @@ class Trainer:
         return int((self._tokens_since_fired > DEAD_TOKENS).sum())
 
     @torch.no_grad()
-    def step(self, residuals: Tensor) -> float:
+    def step(self, batch: Tensor) -> float:
         """Take one step; return the batch's explained variance before it."""
-        x = (residuals - self._mean) * self._scale
+        x = (batch - self._mean) * self._scale
         dead = (self._tokens_since_fired > DEAD_TOKENS).nonzero().squeeze(1)
         result = self._sae.step(x, dead, K_AUX, AUX_COEFFICIENT)
         for name in topk_sae.Gradients.__slots__:
@@ -118,18 +96,21 @@ def learning_rate_factor(step: int, n_steps: int) -> float:
     return min(1.0, (step + 1) / WARMUP, (n_steps - step) / (DECAY * n_steps))
 
 
-def batches(stream: ResidualStream, tokens: np.ndarray, rng: np.random.Generator) -> Iterator[dict[int, Tensor]]:
+def batches(
+    stream: residuals.ResidualStream, tokens: np.ndarray, rng: np.random.Generator
+) -> Iterator[dict[int, Tensor]]:
     """Endless batches by layer, each of the same tokens for every layer."""
     while True:
         buffer = stream.read(train_model.draw_contexts(tokens, BUFFER_CONTEXTS, rng))
         order = torch.from_numpy(rng.permutation(BUFFER_CONTEXTS * (train_model.N_CONTEXT - 1)))
         for start in range(0, len(order), BATCH_TOKENS):
-            yield {layer: residuals[order[start : start + BATCH_TOKENS]] for layer, residuals in buffer.items()}
+            rows = order[start : start + BATCH_TOKENS]
+            yield {layer: found[rows] for layer, found in buffer.items()}
 
 
 def train(job: Job) -> dict[int, list[dict[str, float]]]:
     """Train and save the job's SAEs; return the history of each layer."""
-    stream = ResidualStream(job.weights / MODEL, job.layers)
+    stream = residuals.ResidualStream(job.weights / MODEL, job.layers)
     n_steps = -(-job.n_tokens // BATCH_TOKENS)
     rng = np.random.default_rng([job.seed, 1])
     first = stream.read(train_model.draw_contexts(job.train_tokens, BUFFER_CONTEXTS, rng))

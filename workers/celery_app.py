@@ -34,8 +34,8 @@ def main() -> None:
     worker = tasks.Worker(settings, sessions, app, f"{socket.gethostname()}:{os.getpid()}")
 
     @app.task(name=broker.TASK)
-    def run_shard(shard_id: int) -> None:
-        worker.run(shard_id)
+    def run_shard() -> None:
+        worker.run()
 
     stop = threading.Event()
     watch = threading.Thread(target=_watch, args=(worker, settings, sessions, stop), daemon=True)

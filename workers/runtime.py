@@ -136,7 +136,7 @@ def build_corpus(
     max_tokens = spec.max_tokens or None
     if spec.is_tokens:
         rows = corpora.from_rows(
-            Path(spec.corpus), special_tokens=special, d_vocab=loaded.model.d_vocab, max_tokens=max_tokens
+            Path(spec.corpus), special_tokens=special, n_vocabulary=len(loaded.vocabulary), max_tokens=max_tokens
         )
         _check_context(rows.rows.shape[1], loaded)
         return rows
@@ -144,7 +144,8 @@ def build_corpus(
     _check_context(size, loaded)
     return corpora.from_documents(
         corpora.read_documents(Path(spec.corpus)), loaded.model.tokenizer, special_tokens=special,
-        context_size=size, prepend_bos=description.prepend_bos, max_tokens=max_tokens, on_progress=on_progress,
+        n_vocabulary=len(loaded.vocabulary), context_size=size, prepend_bos=description.prepend_bos,
+        max_tokens=max_tokens, on_progress=on_progress,
     )  # fmt: skip
 
 

@@ -41,11 +41,11 @@ class Worker:
         self.doing: str | None = None
         self._loaded: tuple[object, runtime.Loaded] | None = None
 
-    def run(self, shard_id: int) -> None:
-        """Do one shard if it is there to be done, then send what follows from it."""
+    def run(self) -> None:
+        """Do the next shard if there is one, then send what follows from it."""
         s = self.settings
         with transaction(self.sessions) as session:
-            claimed = jobs.claim(session, shard_id, worker=self.name, lease_s=s.lease_s, max_attempts=s.max_attempts)
+            claimed = jobs.claim_next(session, worker=self.name, lease_s=s.lease_s, max_attempts=s.max_attempts)
         if claimed is None:
             return
         fields: dict[str, Any] = {"job_id": claimed.job_id, "stage": claimed.stage, "shard": claimed.number}
@@ -114,11 +114,10 @@ class Worker:
         clock = runtime.Stopwatch()
         with clock.stage("load"):
             loaded, _ = self._load(claimed)
-        with self._corpus(claimed) as (rows, _):
-            with clock.stage("encode"):
-                postings = runtime.encode(
-                    loaded, rows, first_context=claimed.first_context, n_contexts=claimed.n_contexts, on_batch=lease.add
-                )
+        with self._corpus(claimed) as (rows, _), clock.stage("encode"):
+            postings = runtime.encode(
+                loaded, rows, first_context=claimed.first_context, n_contexts=claimed.n_contexts, on_batch=lease.add
+            )
         key = f"jobs/{claimed.job_id}/{claimed.number:05d}-{claimed.attempt}.postings"
         with clock.stage("write"), self._scratch("shard.postings") as path:
             postings.write(path, {"job_id": claimed.job_id, "first_context": claimed.first_context})
@@ -231,7 +230,7 @@ def send_pending(sessions: sessionmaker[Session], app: Celery) -> None:
     with transaction(sessions) as session:
         shard_ids = jobs.unsent(session, resend_after_s=RESEND_AFTER_S)
     try:
-        broker.send_shards(app, shard_ids)
+        broker.wake_workers(app, len(shard_ids))
     except errors.UnavailableError:
         with transaction(sessions) as session:
             jobs.forget_sending(session, shard_ids)

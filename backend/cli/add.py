@@ -81,7 +81,7 @@ def queue(link: connection.Connection) -> None:
     app = broker.celery_app(link.settings)
     with transaction(link.sessions) as session:
         shard_ids = jobs.unsent(session, resend_after_s=120.0)
-    broker.send_shards(app, shard_ids)
+    broker.wake_workers(app, len(shard_ids))
 
 
 def list_jobs(data: Data = None) -> None:

@@ -8,6 +8,7 @@ import errno
 from typing import Any
 
 import typer
+from alembic.util import CommandError
 from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError
 from typer.core import TyperGroup
@@ -29,7 +30,7 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             raise typer.Exit(130) from error
-        except (SiteError, ValidationError, OSError, DBAPIError) as error:
+        except (SiteError, ValidationError, CommandError, OSError, DBAPIError) as error:
             line = describe(error)
             if line is None:
                 raise
@@ -44,6 +45,10 @@ def describe(error: Exception) -> str | None:
             line: str | None = str(error)
         case ValidationError():
             line = " ".join(_setting(dict(detail)) for detail in error.errors())
+        case CommandError():
+            line = (
+                f"The tables cannot be brought up to date: {error}. Perhaps a newer Eyepiece made them: use that one."
+            )
         case OSError(errno=number) if number in FULL:
             line = "The disk is full. Free some space and start again: what was committed is kept."
         case OSError(errno=number) if number in FORBIDDEN:

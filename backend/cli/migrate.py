@@ -1,4 +1,4 @@
-"""Brings a database to the schema this code needs: `eyepiece migrate`, and the first thing `eyepiece run` does."""
+"""Brings a database to the schema this code needs: `eyepiece migrate`, and what `eyepiece up` does before it serves."""
 
 from alembic import command
 from alembic.config import Config

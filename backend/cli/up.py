@@ -58,7 +58,7 @@ def _run(settings: Settings) -> None:
             )
             found = {"data": folder.path, "database_url": servers.database_url, "redis_url": servers.redis_url}
             settings = settings.model_copy(update=found)
-            migrate.upgrade(settings.database_url)
+            migrate.migrate(settings)
         started = children.all_of(settings, folder)
         with console.status("Starting the site"):
             for child in started:

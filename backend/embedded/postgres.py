@@ -42,7 +42,7 @@ STOP = ((signal.SIGINT, 20.0), (signal.SIGQUIT, 5.0))
 """Fast shutdown, then immediate: recovery at the next start."""
 
 
-class Postgres:
+class Postgres(Child):
     """The database server on one data folder."""
 
     def __init__(self, folder: DataFolder, account: Account | None, sockets: Path) -> None:
@@ -50,7 +50,7 @@ class Postgres:
         self._account = account
         self._sockets = sockets
         self._bin = _programs(account)
-        self._child = Child(
+        super().__init__(
             Program(
                 name="database",
                 command=(str(self._bin / "postgres"), "-D", self._location, *_options(sockets)),
@@ -62,21 +62,6 @@ class Postgres:
                 death_signal=signal.SIGINT,
             )
         )
-
-    @property
-    def name(self) -> str:
-        """As in messages."""
-        return self._child.name
-
-    @property
-    def log(self) -> Path:
-        """Its log file."""
-        return self._child.log
-
-    @property
-    def pid(self) -> int | None:
-        """Process id of the postmaster."""
-        return self._child.pid
 
     @property
     def url(self) -> str:
@@ -97,17 +82,9 @@ class Postgres:
         if not (self._cluster / "PG_VERSION").exists():
             self._initialise()
         accounts.own(self._cluster, self._account)
-        self._child.start()
+        super().start()
         self._wait_until_ready()
         self._create_database()
-
-    def poll(self) -> int | None:
-        """Exit status, None while it runs."""
-        return self._child.poll()
-
-    def stop(self) -> None:
-        """Ends it; committed rows are on disk either way."""
-        self._child.stop()
 
     @property
     def _location(self) -> str:
@@ -150,13 +127,13 @@ class Postgres:
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_S
         while True:
-            if self._child.poll() is not None:
-                raise self._child.failure("stopped while starting")
+            if self.poll() is not None:
+                raise self.failure("stopped while starting")
             try:
                 self._execute("postgres", "SELECT 1")
             except OperationalError as error:
                 if time.monotonic() > deadline:
-                    raise self._child.failure(f"did not answer within {START_S:.0f} s") from error
+                    raise self.failure(f"did not answer within {START_S:.0f} s") from error
             else:
                 return
             time.sleep(POLL_S)

@@ -48,6 +48,7 @@ class Child:
     def __init__(self, program: Program) -> None:
         self.program = program
         self._process: subprocess.Popen[bytes] | None = None
+        self._log_start_bytes = 0
 
     @property
     def name(self) -> str:
@@ -69,6 +70,7 @@ class Child:
         program = self.program
         rotate(program.log)
         with program.log.open("ab") as log:
+            self._log_start_bytes = log.tell()
             self._process = subprocess.Popen(
                 accounts.command(program.command, program.account, death_signal=program.death_signal),
                 cwd=program.folder,
@@ -106,7 +108,8 @@ class Child:
 
     def failure(self, what: str) -> UnavailableError:
         """The error that says `what` happened to it, why by its own last words, and where to read more."""
-        return UnavailableError(f"The {self.name} {what}: {last_line(self.log)}", hint=f"Its log: {self.log}")
+        words = last_line(self.log, since_bytes=self._log_start_bytes)
+        return UnavailableError(f"The {self.name} {what}: {words.rstrip('.')}.", hint=f"Its log: {self.log}")
 
 
 def rotate(log: Path) -> None:
@@ -115,14 +118,14 @@ def rotate(log: Path) -> None:
         log.replace(log.with_name(f"{log.name}.1"))
 
 
-def last_line(log: Path) -> str:
-    """The last line of a log that says something, cut to 300 characters."""
+def last_line(log: Path, *, since_bytes: int = 0) -> str:
+    """The last line of a log, after its first bytes, that says something; cut to 300 characters."""
     if not log.exists():
-        return "it wrote nothing."
+        return "it wrote nothing"
     with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 8192))
+        file.seek(max(since_bytes, log.stat().st_size - 8192))
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
-    return next((line[:300] for line in reversed(lines) if line), "it wrote nothing.")
+    return next((line[:300] for line in reversed(lines) if line), "it wrote nothing")
 
 
 def end_leftovers(name: str, folder: Path, number: signal.Signals) -> None:

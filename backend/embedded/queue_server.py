@@ -24,14 +24,14 @@ POLL_S = 0.01
 PROGRAM = "valkey-server"
 
 
-class QueueServer:
+class QueueServer(Child):
     """The queue server on one data folder."""
 
     def __init__(self, folder: DataFolder, account: Account | None, sockets: Path) -> None:
         self._folder = folder.queue
         self._account = account
         self._socket = sockets / "queue.sock"
-        self._child = Child(
+        super().__init__(
             Program(
                 name="queue",
                 command=(str(_program(account)), *_options(self._socket)),
@@ -43,21 +43,6 @@ class QueueServer:
                 death_signal=signal.SIGTERM,
             )
         )
-
-    @property
-    def name(self) -> str:
-        """As in messages."""
-        return self._child.name
-
-    @property
-    def log(self) -> Path:
-        """Its log file."""
-        return self._child.log
-
-    @property
-    def pid(self) -> int | None:
-        """Process id of the server."""
-        return self._child.pid
 
     @property
     def url(self) -> str:
@@ -73,28 +58,20 @@ class QueueServer:
         processes.end_leftovers(PROGRAM, self._folder, signal.SIGTERM)
         self._socket.unlink(missing_ok=True)
         accounts.own(self._folder, self._account)
-        self._child.start()
+        super().start()
         self._wait_until_ready()
-
-    def poll(self) -> int | None:
-        """Exit status, None while it runs."""
-        return self._child.poll()
-
-    def stop(self) -> None:
-        """Ends it, with everything flushed."""
-        self._child.stop()
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_S
         with redis.Redis.from_url(self.url) as client:
             while True:
-                if self._child.poll() is not None:
-                    raise self._child.failure("stopped while starting")
+                if self.poll() is not None:
+                    raise self.failure("stopped while starting")
                 try:
                     client.ping()
                 except (redis.ConnectionError, redis.TimeoutError) as error:  # not there yet, or still loading
                     if time.monotonic() > deadline:
-                        raise self._child.failure(f"did not answer within {START_S:.0f} s") from error
+                        raise self.failure(f"did not answer within {START_S:.0f} s") from error
                 else:
                     return
                 time.sleep(POLL_S)

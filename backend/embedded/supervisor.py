@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn, Protocol
 
-from backend.embedded import processes
 from backend.errors import UnavailableError
 
 MAX_DEATHS = 5
@@ -38,6 +37,9 @@ class Member(Protocol):
 
     def stop(self) -> None:
         """Ends it; does nothing if it does not run."""
+
+    def failure(self, what: str) -> UnavailableError:
+        """The error that says `what` happened to it and why."""
 
 
 @dataclass(slots=True)
@@ -88,11 +90,7 @@ class Supervisor:
         now = self._clock()
         history.deaths = [death for death in history.deaths if now - death < WINDOW_S] + [now]
         if len(history.deaths) > MAX_DEATHS:
-            raise UnavailableError(
-                f"The {member.name} stopped {len(history.deaths)} times within a minute:"
-                f" {processes.last_line(member.log)}",
-                hint=f"Its log: {member.log}",
-            )
+            raise member.failure(f"stopped {len(history.deaths)} times within a minute")
         history.due = now + FIRST_DELAY_S * 2 ** (len(history.deaths) - 1)
         self._report(f"The {member.name} stopped ({_how(status)}) and is started again. Its log: {member.log}")
 

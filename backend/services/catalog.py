@@ -262,8 +262,8 @@ _COMPUTED = (
 
 
 def _key(text: str) -> str:
-    """`text`, unless Postgres could not even compare it: a NUL names nothing."""
-    return "" if "\0" in text else text
+    """`text`, unless no id could be that: Postgres refuses even to compare a NUL."""
+    return "" if "\0" in text or not text.isascii() else text
 
 
 def _no_model(model_id: str) -> errors.NotFoundError:

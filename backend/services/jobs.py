@@ -2,8 +2,9 @@
 
 A job is three stages: `prepare` (one shard), `encode` (one per run of contexts), `finish` (one). The last shard of a
 stage to finish creates the next stage's. A worker claims a shard under a lease and renews it while it computes; a
-shard whose lease ran out belongs to nobody and is sent again. Everything here is one row-locked transaction, so two
-workers with the same message do the work once, and a worker that lost its lease cannot finish what is no longer its.
+shard whose lease ran out belongs to nobody and is woken for again. A message is only a wake-up, one for each shard:
+whoever gets it takes the next shard of the oldest job. Claims are row-locked, so no shard has two owners, and a worker
+that lost its lease cannot finish what is no longer its.
 Does not own what a shard computes, nor the sending (`unsent` says what has to be sent).
 """
 
@@ -117,28 +118,32 @@ def forget_sending(session: Session, shard_ids: Sequence[int]) -> None:
     session.execute(update(Shard).where(Shard.id.in_(shard_ids), Shard.state == "queued").values(sent_at=None))
 
 
-def claim(session: Session, shard_id: int, *, worker: str, lease_s: float, max_attempts: int) -> Claim | None:
-    """Take a shard, or None if it is done, cancelled or somebody else's. One tried too often fails its job."""
-    shard = session.scalar(select(Shard).where(Shard.id == shard_id).with_for_update())
-    if shard is None or shard.state not in ACTIVE:
-        return None
-    now = session.scalar(select(func.now()))
-    if shard.state == "running" and shard.lease_until is not None and now is not None and shard.lease_until > now:
-        return None
-    if shard.attempts >= max_attempts:
-        _fail(session, shard, f"the {shard.stage} stage was started {shard.attempts} times and never ended.")
-        return None
-    job = session.get_one(Job, shard.job_id, with_for_update=True)
-    if job.state not in ACTIVE:
-        return None
-    shard.state, shard.worker, shard.attempts, shard.n_done = "running", worker, shard.attempts + 1, 0
-    shard.lease_until = func.now() + timedelta(seconds=lease_s)
-    shard.started_at = func.now()
-    if job.state == "queued":
-        job.state, job.started_at = "running", func.now()
+def claim_next(session: Session, *, worker: str, lease_s: float, max_attempts: int) -> Claim | None:
+    """Take the next shard there is: of the oldest job, in order. None if there is none that is not somebody's.
+
+    A shard tried too often fails its job, and the next one is looked for.
+    """
+    is_free = or_(Shard.state == "queued", and_(Shard.state == "running", Shard.lease_until < func.now()))
+    free = select(Shard).where(is_free).order_by(Shard.job_id, Shard.id).limit(1).with_for_update(skip_locked=True)
+    while (shard := session.scalar(free)) is not None:
+        if shard.attempts >= max_attempts:
+            _fail(session, shard, f"the {shard.stage} stage was started {shard.attempts} times and never ended.")
+            session.flush()
+            continue
+        shard.state, shard.worker, shard.attempts, shard.n_done = "running", worker, shard.attempts + 1, 0
+        shard.lease_until = func.now() + timedelta(seconds=lease_s)
+        shard.started_at = func.now()
+        begun = update(Job).where(Job.id == shard.job_id, Job.state == "queued")
+        session.execute(begun.values(state="running", started_at=func.now()))
+        session.flush()
+        return _claim(session, shard)
+    return None
+
+
+def _claim(session: Session, shard: Shard) -> Claim:
+    job = session.get_one(Job, shard.job_id)
     source = session.get_one(Source, job.source_id)
     model = session.get_one(Model, source.model_id)
-    session.flush()
     return Claim(
         shard.id, job.id, source.id, shard.stage, shard.number, shard.first_context, shard.n_contexts,
         model.id, model.weights, source.name, source.weights, job.spec, shard.attempts,

@@ -69,8 +69,10 @@ def _application(settings: Settings) -> FastAPI:
     for kind in (errors.SiteError, HTTPException, RequestValidationError, OperationalError):
         app.add_exception_handler(kind, failures.respond)
     app.mount(rendering.STATIC_URL, _Assets(directory=settings.assets))
-    # The API and jobs first: a model's page would match their paths.
-    for router in (routes.router, home.router, jobs.router, features.router, sources.router, models.router):
+    # The API and jobs come first: a model's page would match their paths.
+    app.include_router(routes.router)
+    app.include_router(failures.router)
+    for router in (home.router, jobs.router, features.router, sources.router, models.router):
         app.include_router(router)
     return app
 

@@ -113,7 +113,8 @@ def densities(
         is_in = low >= chosen[0] * 0.999 and high <= chosen[1] * 1.001
         bars.append(Bar(i / n, (i + 1) / n, count, title, "plain" if is_in else "faded", href(low, high)))
     whole = range(math.ceil(ends[0]), math.floor(ends[1]) + 1)
-    ticks = [(axis.at(k), numerals.percent(10.0**k, digits=1)) for k in whole]
+    shown = [k for k in whole if len(whole) <= 4 or k % 2 == 0]
+    ticks = [(axis.at(k), numerals.percent(10.0**k, digits=1)) for k in shown]
     label = f"Histogram of {numerals.count(sum(counts))} features that fire, by density."
     return _plot(bars, ticks, Words(label, "density, log scale", "features"), is_log=False)
 
@@ -124,7 +125,9 @@ def spark(counts: Sequence[int]) -> Markup:
     if not tallest:
         return Markup("")
     parts = [
-        Markup('<rect x="{}" y="{:.1f}" width="2" height="{:.1f}"/>').format(3 * i, 18 - 18 * c / tallest, 18 * c / tallest)
+        Markup('<rect x="{}" y="{:.1f}" width="2" height="{:.1f}"/>').format(
+            3 * i, 18 - 18 * c / tallest, 18 * c / tallest
+        )
         for i, c in enumerate(counts)
         if c
     ]
@@ -156,7 +159,7 @@ def bar(fraction: float, kind: BarKind) -> Markup:
     """A bar so long behind or beside a number; the number itself is in the text."""
     width = 100 * min(1.0, max(0.0, fraction))
     return Markup(
-        '<svg class="bar" aria-hidden="true" focusable="false"><rect class="{}" width="{:.1f}%" height="100%"/></svg>'
+        '<svg class="bar" width="60" height="10" aria-hidden="true" focusable="false"><rect class="{}" width="{:.1f}%" height="100%"/></svg>'
     ).format(kind, width)
 
 
@@ -186,7 +189,7 @@ def _shade_strip(axis: Axis, maximum: float) -> Markup:
 
 
 def _plot(
-    bars: Sequence[Bar], ticks: Sequence[tuple[float, str]], words: Words, *, is_log: bool, strip: Markup = Markup("")
+    bars: Sequence[Bar], ticks: Sequence[tuple[float, str]], words: Words, *, is_log: bool, strip: str = ""
 ) -> Markup:
     tallest = max((b.n for b in bars), default=0)
     height = _log_height(tallest) if is_log else _linear_height(tallest)

@@ -84,7 +84,9 @@ NUMBERS = (
         "skewness",
         "How lopsided the activations of all firings are: 0 if even, positive with a tail of strong firings.",
     ),
-    Definition("kurtosis", "kurtosis", "How heavy the tails of the activations of all firings are: 3 for a normal curve."),
+    Definition(
+        "kurtosis", "kurtosis", "How heavy the tails of the activations of all firings are: 3 for a normal curve."
+    ),
     Definition(
         "decoder-norm",
         "‖W_dec‖",

@@ -9,14 +9,13 @@ _DEFAULTS = FeatureQuery()
 
 
 def features_url(model: str, source: str, query: FeatureQuery) -> str:
-    """A source's page showing what `query` says; defaults are left out, so that equal views have equal URLs."""
-    given = {key: value for key, value in asdict(query).items() if value != getattr(_DEFAULTS, key)}
-    if "is_descending" in given:
-        given["order"] = "desc" if given.pop("is_descending") else "asc"
-    if "with_dead" in given:
-        given["dead"] = int(given.pop("with_dead"))
-    given.pop("per_page", None)
-    return names.source_url(model, source, **given)
+    """A source's page showing what `query` says."""
+    return names.source_url(model, source, **_parameters(query))
+
+
+def features_api_url(model: str, source: str, query: FeatureQuery) -> str:
+    """The same table as JSON."""
+    return "/api/features" + names.source_url(model, source, **_parameters(query))
 
 
 def random_feature_url(model: str, source: str) -> str:
@@ -57,3 +56,15 @@ def job_cancel_url(job_id: int) -> str:
 def job_retry_url(job_id: int) -> str:
     """Starts a failed or cancelled job again."""
     return f"{names.job_url(job_id)}/retry"
+
+
+def job_api_url(job_id: int) -> str:
+    """A job as JSON."""
+    return f"/api{names.job_url(job_id)}"
+
+
+def _parameters(query: FeatureQuery) -> dict[str, str | int | float | None]:
+    """As the API names them; defaults are left out, so that equal views have equal URLs."""
+    given = {key: value for key, value in asdict(query).items() if value != getattr(_DEFAULTS, key)}
+    renamed = {"is_descending": "descending"}
+    return {renamed.get(key, key): int(value) if value is True else value for key, value in given.items()}

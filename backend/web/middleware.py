@@ -127,7 +127,7 @@ class WithoutTrailingSlash:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on with its path so spelled."""
         if scope["type"] == "http" and len(scope["path"]) > 1 and scope["path"].endswith("/"):
-            scope = scope | {"path": scope["path"].rstrip("/") or "/"}
+            scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
         await self._app(scope, receive, send)
 
 

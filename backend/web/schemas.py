@@ -9,12 +9,15 @@ key is always there.
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 
 from backend.services import features, health
 
 Int32 = Annotated[int, Field(ge=0, le=2**31 - 1)]
 """An index or offset; strings of digits are read as numbers."""
+
+Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]*$", max_length=128)]
+"""JSON can hold text that no database can compare, such as half of a surrogate pair."""
 
 
 class Answer(BaseModel):
@@ -253,16 +256,16 @@ class Feature(FeatureInList):
 class FeaturesOffset(BaseModel):
     """Which 25 features to send: those that fire, by index, from the `offset`-th on."""
 
-    modelId: str
-    layer: str
+    modelId: Id
+    layer: Id
     offset: Int32 | None = None
 
 
 class FeatureAddress(BaseModel):
     """One feature."""
 
-    modelId: str
-    source: str
+    modelId: Id
+    source: Id
     index: Int32
 
 
@@ -298,7 +301,7 @@ def _absent_if_empty(value: object) -> object:
     return None if value == "" else value
 
 
-Limit = Annotated[float | None, BeforeValidator(_absent_if_empty), Field(allow_inf_nan=False)]
+Limit = Annotated[FiniteFloat | None, BeforeValidator(_absent_if_empty)]
 """A form sends what was left empty as an empty string."""
 
 

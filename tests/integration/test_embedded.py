@@ -2,9 +2,11 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +57,15 @@ def held_elsewhere(data: Path) -> Iterator[tuple[subprocess.Popen[str], list[int
             yield holder, [int(pid) for pid in holder.stdout.readline().split()]
         finally:
             holder.terminate()
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """As pytest's, but gone after the test and in memory where there is room: a cluster is a thousand files."""
+    memory = Path("/dev/shm")
+    in_memory = memory.is_dir() and shutil.disk_usage(memory).free > 2_000_000_000
+    with tempfile.TemporaryDirectory(prefix="eyepiece-test-", dir=memory if in_memory else None) as folder:
+        yield Path(folder).resolve()
 
 
 @pytest.fixture

@@ -1,26 +1,61 @@
-"""Writes every page, rendered from `samples`, to a folder: `python -m tests.pages.preview /tmp/preview`.
+"""Every page rendered from `samples`: `python -m tests.pages.preview /tmp/preview` writes them to a folder.
 
-For looking at pages while designing them; serve the folder with `python -m http.server`.
+For looking at pages while designing them; the tests render the same ones.
 """
 
 import sys
 from pathlib import Path
+from typing import Any
 
+from backend.services.features import FeatureQuery
 from backend.settings import Settings
-from backend.web.pages import features
+from backend.web import definitions
+from backend.web.pages import failures, features, home, jobs, models, sources
 from backend.web.rendering import Renderer
 from tests.pages import samples
+
+FILTERED = FeatureQuery(sort="density", is_descending=True, min_density=0.0001, max_density=0.01, token=' "x')
+
+
+def pages() -> dict[str, tuple[str, Any]]:
+    """Template and context by name."""
+    every, bare = FeatureQuery(), samples.uncomputed_source()
+    work = (samples.job(), samples.job(id=6, source="7-res-jb", state="queued", fraction=0.0, stages=()))
+    done = samples.job(id=3, state="done", fraction=1.0, finished_at=samples.AT)
+    failed = samples.job(state="failed", error="Shard 3 failed 5 times: out of <memory>.", finished_at=samples.AT)
+    found = {
+        "feature": ("pages/feature.html", features.context(samples.feature())),
+        "dead": ("pages/feature.html", features.context(samples.dead_feature())),
+        "no-lens": ("pages/feature.html", features.context(samples.feature(logit_lens=None, neighbours=()))),
+        "source": ("pages/source.html", sources.context(samples.source(), None, FILTERED, samples.page(FILTERED))),
+        "nothing-found": ("pages/source.html", _source(FILTERED, n_total=0)),
+        "past-the-end": ("pages/source.html", _source(FeatureQuery(page=600), n_total=120)),
+        "running": ("pages/source.html", sources.context(bare, samples.job(), every, None)),
+        "uncomputed": ("pages/source.html", sources.context(bare, None, every, None)),
+        "home": ("pages/home.html", home.context((samples.model(),), work)),
+        "empty": ("pages/home.html", home.context((), ())),
+        "model": ("pages/model.html", models.context(samples.model(), work)),
+        "jobs": ("pages/jobs.html", jobs.context((*work, done))),
+        "no-jobs": ("pages/jobs.html", jobs.context(())),
+        "job": ("pages/job.html", jobs.JobContext(samples.job())),
+        "failed": ("pages/job.html", jobs.JobContext(failed)),
+        "definitions": ("pages/definitions.html", home.DefinitionsContext(definitions.NUMBERS, definitions.THINGS)),
+        "error": ("pages/error.html", failures.ErrorContext("Not found", "No model 'x' is hosted.", "See home.", "")),
+    }
+    if samples.GENUINE.exists():
+        found["genuine"] = ("pages/feature.html", features.context(samples.genuine()))
+    return found
+
+
+def _source(query: FeatureQuery, *, n_total: int) -> sources.SourceContext:
+    page = samples.page(query, n_total=n_total)
+    return sources.context(samples.source(), None, query, page)
 
 
 def main(folder: Path) -> None:
     renderer = Renderer(Settings().assets)
     folder.mkdir(parents=True, exist_ok=True)
-    pages = {
-        "feature": ("pages/feature.html", features.context(samples.feature())),
-        "genuine": ("pages/feature.html", features.context(samples.genuine())),
-        "dead": ("pages/feature.html", features.context(samples.dead_feature())),
-    }
-    for name, (template, context) in pages.items():
+    for name, (template, context) in pages().items():
         (folder / f"{name}.html").write_text(renderer.html(template, context))
 
 

@@ -164,7 +164,12 @@ def genuine(number: int = 0) -> FeatureView:
             continue
         best = max(fires, key=lambda k: found["values"][k])
         view = ExampleView(
-            i, tuple(found["tokens"]), tuple(fires), tuple(found["values"][k] for k in fires), found["values"][best], best
+            i,
+            tuple(found["tokens"]),
+            tuple(fires),
+            tuple(found["values"][k] for k in fires),
+            found["values"][best],
+            best,
         )
         key = (found["bin_min"], found["bin_max"], found["bin_contains"])
         by_interval.setdefault(key, []).append(view)
@@ -202,7 +207,7 @@ def page(query: FeatureQuery = FeatureQuery(), *, n_total: int = 23_911) -> Feat
             61 * i, float(10 ** rng.normal(-3, 0.8)), float(rng.gamma(4, 3)), float(rng.gamma(3, 2)) + 2,
             fires[i % 5] if i % 11 else (), (" Brigade", " Brig", "alions", "<b>"),
         )
-        for i in range(min(query.per_page, n_total))
+        for i in range(max(0, min(query.per_page, n_total - query.per_page * (query.page - 1))))
     )  # fmt: skip
     return FeaturePage(rows, n_total, query)
 

@@ -23,10 +23,14 @@ def url():
 @pytest.fixture
 def empty(url):
     engine = create_engine(url, poolclass=NullPool)
+    clear(engine)
+    return engine
+
+
+def clear(engine):
     with engine.begin() as connection:
         connection.execute(text("DROP SCHEMA public CASCADE"))
         connection.execute(text("CREATE SCHEMA public"))
-    return engine
 
 
 def differences(engine):
@@ -35,11 +39,11 @@ def differences(engine):
         return compare_metadata(context, Base.metadata)
 
 
-def foreign_keys(engine, metadata_tables):
+def foreign_keys(engine):
     found = inspect(engine)
     return {
         (table, tuple(key["constrained_columns"]), key["referred_table"], key["options"].get("ondelete"))
-        for table in metadata_tables
+        for table in Base.metadata.tables
         for key in found.get_foreign_keys(table)
     }
 
@@ -51,10 +55,10 @@ def test_the_migrations_make_the_tables_the_code_has(empty, url):
 
 def test_the_migrations_make_what_create_all_makes(empty, url):
     Base.metadata.create_all(empty)
-    expected = foreign_keys(empty, Base.metadata.tables)
-    Base.metadata.drop_all(empty)
+    expected = foreign_keys(empty)
+    clear(empty)
     migrate(Settings(database_url=url))
-    assert foreign_keys(empty, Base.metadata.tables) == expected
+    assert foreign_keys(empty) == expected
     assert ("source", ("revision_id",), "revision", "SET NULL") in expected
 
 

@@ -83,6 +83,7 @@ def from_documents(
     tokenizer: Any,
     *,
     special_tokens: tuple[int, ...],
+    n_vocabulary: int,
     context_size: int,
     prepend_bos: bool,
     max_tokens: int | None = None,
@@ -98,11 +99,10 @@ def from_documents(
         raise errors.InvalidInputError(f"a limit of {max_tokens} tokens is less than one context of {context_size}.")
     seen: set[bytes] = set()
     rows: list[NDArray[np.integer]] = []
-    dtype = np.uint16 if len(tokenizer) <= 65_536 else np.uint32
     tokens = _tokenise(documents, tokenizer)
     bos = tokenizer.bos_token_id
     for row in pack(tokens, context_size, begin=bos if prepend_bos else None, separator=bos):
-        row = row.astype(dtype)
+        row = row.astype(dtype_for(n_vocabulary))
         key = hashlib.blake2b(row.tobytes(), digest_size=16).digest()
         if key not in seen:
             seen.add(key)
@@ -119,7 +119,9 @@ def from_documents(
     return Corpus(np.stack(rows), special_tokens, is_first_masked=True)
 
 
-def from_rows(path: Path, *, special_tokens: tuple[int, ...], d_vocab: int, max_tokens: int | None = None) -> Corpus:
+def from_rows(
+    path: Path, *, special_tokens: tuple[int, ...], n_vocabulary: int, max_tokens: int | None = None
+) -> Corpus:
     """Token rows from a .npy of shape (n_contexts, context_size), used verbatim; raises `InvalidInputError`."""
     try:
         rows = np.load(path, allow_pickle=False)
@@ -130,14 +132,19 @@ def from_rows(path: Path, *, special_tokens: tuple[int, ...], d_vocab: int, max_
             f"'{path}' holds {rows.dtype} of shape {rows.shape}.",
             hint="Expected whole numbers (n_contexts, context_size).",
         )
-    if int(rows.min()) < 0 or int(rows.max()) >= d_vocab:
+    if int(rows.min()) < 0 or int(rows.max()) >= n_vocabulary:
         raise errors.InvalidInputError(
-            f"'{path}' holds ids from {rows.min()} to {rows.max()}; the model has {d_vocab} tokens.",
+            f"'{path}' holds ids from {rows.min()} to {rows.max()}; the model has {n_vocabulary} tokens.",
             hint="Tokenise with this model's tokenizer.",
         )
     if max_tokens is not None:
         rows = rows[: max(1, max_tokens // rows.shape[1])]
-    return Corpus(rows.astype(np.uint16 if d_vocab <= 65_536 else np.uint32), special_tokens, is_first_masked=True)
+    return Corpus(rows.astype(dtype_for(n_vocabulary)), special_tokens, is_first_masked=True)
+
+
+def dtype_for(n_vocabulary: int) -> type[np.uint16 | np.uint32]:
+    """The width token ids are stored in: two bytes where the vocabulary has at most 65,536 texts, else four."""
+    return np.uint16 if n_vocabulary <= 65_536 else np.uint32
 
 
 def pack(

@@ -1,12 +1,21 @@
-"""Commands that pages give readers to copy."""
+"""The command that pages give readers to copy."""
 
-import shlex
+import shutil
+import sys
+from functools import cache
+from pathlib import Path
 
-from backend.services.catalog import SourceView
-
-ADD = "eyepiece add my-model path/to/model --sae path/to/sae --text corpus.txt"
+from backend.settings import REPOSITORY
 
 
-def compute(source: SourceView) -> str:
-    """Computes the dashboards of a source that is hosted."""
-    return shlex.join(["eyepiece", "compute", f"{source.model}/{source.name}", "--text", "corpus.txt"])
+@cache
+def add() -> str:
+    """Hosts a dictionary of the reader's own; begins with the program as this machine finds it."""
+    return f"{_program()} add path/to/model --sae path/to/sae --corpus text.txt"
+
+
+def _program() -> str:
+    beside = Path(sys.prefix) / "bin" / "eyepiece"
+    if shutil.which("eyepiece") or not beside.exists():
+        return "eyepiece"
+    return str(beside.relative_to(REPOSITORY)) if beside.is_relative_to(REPOSITORY) else str(beside)

@@ -5,7 +5,7 @@ Every JSON error is `{"error": text, "message": text}`, which is what clients of
 
 from dataclasses import dataclass
 
-from fastapi import Request
+from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy.exc import OperationalError
@@ -18,6 +18,9 @@ from backend.web.middleware import is_api
 _TITLES = {400: "This cannot be read", 403: "Not from here", 404: "Not found", 405: "Not found", 503: "Not available"}
 
 
+router = APIRouter(include_in_schema=False)
+
+
 @dataclass(frozen=True, slots=True)
 class ErrorContext:
     """What `pages/error.html` shows."""
@@ -27,6 +30,12 @@ class ErrorContext:
     hint: str
     request_id: str
     """Only for errors nobody expected; empty otherwise."""
+
+
+@router.api_route("/api/{path:path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])
+def refuse_unknown(path: str) -> None:
+    """Nothing below /api is a model's page."""
+    raise HTTPException(404)
 
 
 def respond(request: Request, error: Exception) -> Response:
@@ -45,6 +54,8 @@ def describe(error: Exception) -> tuple[int, str, str]:
     match error:
         case errors.SiteError():
             return error.status, error.message, error.hint
+        case RequestValidationError() if any(e["loc"][0] == "path" for e in error.errors()):
+            return 404, "There is nothing at this address.", ""
         case RequestValidationError():
             return errors.InvalidInputError.status, _what_is_invalid(error), ""
         case HTTPException(status_code=404):
@@ -63,5 +74,6 @@ def wants_json(request: Request) -> bool:
 
 
 def _what_is_invalid(error: RequestValidationError) -> str:
-    """Every problem, named by where it is: `body.index: Input should be a valid integer`."""
-    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()) + "."
+    """Every problem, named by where it is: `modelId: Field required`. What was sent is not sent back."""
+    places = [(".".join(map(str, e["loc"][1:])) or str(e["loc"][0]), e["msg"]) for e in error.errors()]
+    return "; ".join(f"{place}: {message}" for place, message in places) + "."

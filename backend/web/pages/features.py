@@ -45,7 +45,7 @@ class FeatureContext:
     groups: tuple[GroupLines, ...]
     legend: Markup
     activations: ActivationCharts | None
-    """None for a dead feature."""
+    """None where there is nothing to spread out: no firings, or all equal."""
     logits: Markup
     """Empty without a logit lens."""
     largest_logit: float
@@ -93,7 +93,7 @@ def context(feature: FeatureView) -> FeatureContext:
         feature=feature,
         groups=tuple(_group(group, maximum) for group in feature.groups),
         legend=charts.legend(maximum),
-        activations=None if feature.is_dead else _activations(feature),
+        activations=_activations(feature) if len(feature.log_histogram.counts) > 1 else None,
         logits=charts.logits(lens.histogram) if lens else Markup(""),
         largest_logit=max((abs(logit) for _, logit in (*lens.top, *lens.bottom)), default=1.0) if lens else 1.0,
     )

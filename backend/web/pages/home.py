@@ -53,7 +53,7 @@ def define(request: Request) -> HTMLResponse:
 
 def context(models: tuple[ModelView, ...], latest: tuple[JobView, ...]) -> HomeContext:
     """Models and the work under way."""
-    return HomeContext(models, {m.id: model_facts(m) for m in models}, under_way(latest), commands.ADD)
+    return HomeContext(models, {m.id: model_facts(m) for m in models}, under_way(latest), commands.add())
 
 
 def under_way(latest: tuple[JobView, ...]) -> JobsBySource:

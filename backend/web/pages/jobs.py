@@ -1,8 +1,9 @@
 """Pages of computations: all of them, one with its progress, and the buttons that cancel it or try it again."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from backend import names
@@ -12,6 +13,10 @@ from backend.web import rendering
 from backend.web.dependencies import DbSession
 
 router = APIRouter(prefix="/jobs", include_in_schema=False, default_response_class=HTMLResponse)
+
+
+JobId = Annotated[int, Path(le=2**31 - 1)]
+"""What the database can hold; anything larger is not an address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,26 +43,26 @@ def show_all(request: Request, session: DbSession) -> HTMLResponse:
 
 
 @router.get("/{job_id:int}")
-def show(request: Request, session: DbSession, job_id: int) -> HTMLResponse:
+def show(request: Request, session: DbSession, job_id: JobId) -> HTMLResponse:
     """One job."""
     return rendering.respond(request, "pages/job.html", JobContext(jobs.get(session, job_id)))
 
 
 @router.get("/{job_id:int}/progress")
-def show_progress(request: Request, session: DbSession, job_id: int) -> HTMLResponse:
+def show_progress(request: Request, session: DbSession, job_id: JobId) -> HTMLResponse:
     """The part of pages that changes while the job runs: rendered here, so there is one template of it."""
     return rendering.respond(request, "pages/job_progress.html", JobContext(jobs.get(session, job_id)))
 
 
 @router.post("/{job_id:int}/cancel")
-def cancel(session: DbSession, job_id: int) -> RedirectResponse:
+def cancel(session: DbSession, job_id: JobId) -> RedirectResponse:
     """Stops it."""
     jobs.cancel(session, job_id)
     return RedirectResponse(names.job_url(job_id), 303)
 
 
 @router.post("/{job_id:int}/retry")
-def retry(session: DbSession, job_id: int) -> RedirectResponse:
+def retry(session: DbSession, job_id: JobId) -> RedirectResponse:
     """Does again what was not finished; the sweep sends the messages."""
     jobs.retry(session, job_id)
     return RedirectResponse(names.job_url(job_id), 303)

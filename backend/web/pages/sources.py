@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse
 from markupsafe import Markup
 
-from backend import errors, names
+from backend import errors
 from backend.services import catalog, features, jobs
 from backend.services.features import FeaturePage, FeatureQuery, SortKey
 from backend.services.jobs import JobView
@@ -20,6 +20,10 @@ from backend.web.dependencies import DbSession
 from backend.web.pages import commands
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+
+TRUE = frozenset({"1", "true", "on"})
+MAX_PAGE = 10**6
+MAX_TOKEN_CHARACTERS = 200
 
 Direction = Literal["ascending", "descending", ""]
 _COLUMNS: tuple[tuple[SortKey, str, str], ...] = (
@@ -67,17 +71,18 @@ class SourceContext:
     """Rows shown, counted from 1 over all pages."""
     previous_url: str
     next_url: str
+    json_url: str
 
 
 def feature_query(
     sort: str = "",
-    order: str = "",
+    descending: str = "",
     min_density: str = "",
     max_density: str = "",
     min_activation: str = "",
     min_kurtosis: str = "",
     token: str = "",
-    dead: str = "",
+    with_dead: str = "",
     page: str = "",
 ) -> FeatureQuery:
     """The query a URL holds; empty fields, as forms send them, mean nothing is asked. Names every field it cannot read."""
@@ -85,18 +90,21 @@ def feature_query(
     keys = [key for key, _, _ in _COLUMNS]
     if sort and sort not in keys:
         problems.append(f"sort must be one of {', '.join(keys)}, not '{sort}'")
-    if order not in ("", "asc", "desc"):
-        problems.append(f"order must be asc or desc, not '{order}'")
+    number = _number("page", page or "1", problems) or 0
+    if not (number == int(number) and 1 <= number <= MAX_PAGE):
+        problems.append(f"page must be a whole number from 1 to {MAX_PAGE}, not '{page}'")
+    if len(token) > MAX_TOKEN_CHARACTERS:
+        problems.append(f"token must be at most {MAX_TOKEN_CHARACTERS} characters")
     query = FeatureQuery(
         sort=next((key for key in keys if key == sort), "index"),
-        is_descending=order == "desc",
+        is_descending=descending in TRUE,
         min_density=_number("min_density", min_density, problems),
         max_density=_number("max_density", max_density, problems),
         min_activation=_number("min_activation", min_activation, problems),
         min_kurtosis=_number("min_kurtosis", min_kurtosis, problems),
         token=token,
-        with_dead=dead == "1",
-        page=int(_number("page", page, problems) or 1),
+        with_dead=with_dead in TRUE,
+        page=int(number),
     )
     if problems:
         raise errors.InvalidInputError(f"The table's settings cannot be read: {'; '.join(problems)}.")
@@ -133,7 +141,7 @@ def context(
     return SourceContext(
         source=source,
         job=job if job and job.state != "done" else None,
-        command=commands.compute(source),
+        command=commands.add(),
         query=query,
         features=page,
         densities=_densities(source, query) if page else Markup(""),
@@ -146,6 +154,7 @@ def context(
         last=first + (len(page.rows) if page else 0),
         previous_url=url(min(query.page - 1, n_pages)) if query.page > 1 else "",
         next_url=url(query.page + 1) if query.page < n_pages else "",
+        json_url=links.features_api_url(source.model, source.name, query),
     )
 
 
@@ -165,8 +174,8 @@ def _number(name: str, text: str, problems: list[str]) -> float | None:
 
 
 def _kept(query: FeatureQuery) -> tuple[tuple[str, str], ...]:
-    kept = [("sort", query.sort)] if query.sort != "index" else []
-    return tuple([*kept, ("order", "desc")] if query.is_descending else kept)
+    kept: list[tuple[str, str]] = [("sort", query.sort)] if query.sort != "index" else []
+    return tuple([*kept, ("descending", "1")] if query.is_descending else kept)
 
 
 def _column(source: catalog.SourceView, query: FeatureQuery, key: SortKey, title: str, term: str) -> Column:

@@ -1,11 +1,14 @@
-/* Reading values: pointing at a firing token, or walking to it with the arrow keys from a focused line, writes its
-   value beside the scale, moves the caret there, and says it to screen readers. Without scripts titles do. */
+/* Reading values: pointing at a firing token, or walking to it with the arrow keys from a focused line, shows its value
+   at the token and on the scale, and says it to screen readers. Without scripts the tokens' titles do. */
 
 export function start(section) {
   const output = section.querySelector("[data-readout]");
   const caret = section.querySelector(".caret");
   const width = Number(section.querySelector(".legend").dataset.width);
   const maximum = Number(section.dataset.maximum);
+  const tip = section.appendChild(document.createElement("div"));
+  tip.className = "tip";
+  tip.ariaHidden = "true"; // the readout says it
   let current = null;
 
   for (const mark of section.querySelectorAll("mark[title]")) {
@@ -17,22 +20,21 @@ export function start(section) {
     current?.classList.remove("is-read");
     current = mark;
     caret.classList.toggle("is-set", Boolean(mark));
+    tip.classList.toggle("is-set", Boolean(mark));
     if (!mark) return output.replaceChildren();
     mark.classList.add("is-read");
-    const value = Number(mark.dataset.value);
-    caret.setAttribute("transform", `translate(${Math.min(1, value / maximum) * width} 0)`);
-    const strong = document.createElement("b");
-    strong.textContent = mark.dataset.value;
-    const token = document.createElement("span");
-    token.className = "token";
-    token.textContent = mark.textContent.replaceAll(" ", "·").trimEnd();
-    output.replaceChildren(strong, ` ${Math.round((100 * value) / maximum)}% of max  `, token);
+    const share = Math.min(1, Number(mark.dataset.value) / maximum);
+    caret.setAttribute("transform", `translate(${share * width} 0)`);
+    place(tip, mark);
+    const token = mark.textContent.replaceAll(" ", "·").trimEnd();
+    output.replaceChildren(part("b", mark.dataset.value), " ", part("span", `${Math.round(100 * share)}% of max`, "small"), " ", part("span", token, "token"));
   }
 
   section.addEventListener("pointerover", (event) => {
     const mark = event.target.closest("mark");
     if (mark) read(mark);
   });
+  addEventListener("scroll", () => tip.classList.remove("is-set"), { passive: true });
   section.addEventListener("pointerleave", () => read(null));
   section.addEventListener("focusin", (event) => {
     if (event.target.matches("summary:focus-visible")) read(hit(event.target));
@@ -48,6 +50,21 @@ export function start(section) {
     else return;
     event.preventDefault();
   });
+}
+
+function part(name, text, className = "") {
+  const element = document.createElement(name);
+  element.textContent = text;
+  element.className = className;
+  return element;
+}
+
+/* Above the token's first line, inside the window. */
+function place(tip, mark) {
+  const box = mark.getClientRects()[0] ?? mark.getBoundingClientRect();
+  tip.textContent = mark.dataset.value;
+  const left = Math.min(innerWidth - tip.offsetWidth - 4, Math.max(4, box.left));
+  tip.style.transform = `translate(${left}px, ${box.top - tip.offsetHeight - 4}px)`;
 }
 
 const hit = (line) => line.querySelector(".after mark");

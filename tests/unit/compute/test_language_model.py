@@ -34,7 +34,7 @@ def load(folder: Path) -> language_model.LanguageModel:
 def boot_bridge(folder: Path) -> object:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from transformer_lens.model_bridge import TransformerBridge  # noqa: PLC0415
+        from transformer_lens.model_bridge import TransformerBridge
 
         return TransformerBridge.boot_transformers(str(folder), device="cpu", dtype=torch.float32)
 

@@ -26,7 +26,7 @@ def sae_lens_activations(folder: Path, x: torch.Tensor) -> torch.Tensor:
     """What sae-lens encodes, scaled by the decoder's norms: the activations dashboards show."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from sae_lens import SAE  # noqa: PLC0415 - eight seconds, and deprecation warnings of its own
+        from sae_lens import SAE
 
         oracle = SAE.load_from_disk(folder)
         encoded = oracle.encode(x)
@@ -82,10 +82,10 @@ def test_top_k_larger_than_a_tile(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     folder = tiny.save_sae(tmp_path / "sae")
-    from safetensors.torch import load_file, save_file  # noqa: PLC0415
+    from safetensors.torch import load_file, save_file
 
     state = load_file(folder / "sae_weights.safetensors")
     state["W_enc"][0, 0] = float("nan")
     save_file(state, folder / "sae_weights.safetensors")
-    with pytest.raises(errors.InvalidInputError, match="W_enc.*NaN"):
+    with pytest.raises(errors.InvalidInputError, match=r"W_enc.*NaN"):
         sae.load(folder, device=torch.device("cpu"))

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from demo import topk_sae, train_model, train_saes
+from demo import topk_sae, train_saes
 
 N_TOKENS = 6000
 
@@ -55,20 +55,6 @@ def test_training_raises_explained_variance_and_keeps_unit_rows(
     assert history[-1]["explained_variance"] > history[0]["explained_variance"] + 0.1
     norms = topk_sae.load(train_saes.sae_folder(weights, 3)).W_dec.norm(dim=1)
     torch.testing.assert_close(norms, torch.ones(48), rtol=0, atol=2e-3)
-
-
-def test_residuals_are_block_outputs_before_the_final_norm_without_position_0(
-    weights: Path, tokens: np.ndarray
-) -> None:
-    """Layer 1 is Hugging Face's hidden state 2; layer 3's is taken by rerunning the last block."""
-    contexts = train_model.draw_contexts(tokens, 20, np.random.default_rng(0))
-    found = train_saes.ResidualStream(weights / "stdlib-4l", (1, 3)).read(contexts)
-    model = GPT2LMHeadModel.from_pretrained(weights / "stdlib-4l").eval()
-    with torch.no_grad():
-        hidden = model.transformer(contexts, output_hidden_states=True).hidden_states
-        final = model.transformer.ln_f(found[3]).view(20, 127, 16)
-    torch.testing.assert_close(found[1].view(20, 127, 16), hidden[2][:, 1:])
-    torch.testing.assert_close(final, hidden[4][:, 1:])
 
 
 def test_a_feature_counts_as_dead_after_enough_silent_tokens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ def test_output_goes_to_the_log_and_is_appended(tmp_path: Path) -> None:
         child.start()
         until(lambda: child.poll() == 3)
     assert child.log.read_text() == "out\nerr\n" * 2
-    assert str(child.failure("stopped")) == f"The thing stopped: err Its log: {child.log}"
+    assert str(child.failure("stopped")) == f"The thing stopped: err. Its log: {child.log}"
 
 
 def test_polite_child_ends_by_the_first_signal(tmp_path: Path) -> None:
@@ -141,12 +141,20 @@ def test_long_log_is_put_aside_at_start(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(
     ("text", "line"),
-    [("", "it wrote nothing."), ("a\n b \n\n", "b"), ("x" * 9000, "x" * 300), ("a\n\xff\n", "\xff")],
+    [("", "it wrote nothing"), ("a\n b \n\n", "b"), ("x" * 9000, "x" * 300), ("a\n\xff\n", "\xff")],
 )
 def test_last_line(tmp_path: Path, text: str, line: str) -> None:
     (tmp_path / "log").write_text(text)
     assert processes.last_line(tmp_path / "log") == line
-    assert processes.last_line(tmp_path / "absent") == "it wrote nothing."
+    assert processes.last_line(tmp_path / "absent") == "it wrote nothing"
+
+
+def test_failure_does_not_quote_an_earlier_run(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("ValueError: of last week\n")
+    child = shell(tmp_path, "exit 1")
+    child.start()
+    until(lambda: child.poll() == 1)
+    assert "it wrote nothing." in str(child.failure("stopped"))
 
 
 @pytest.fixture

@@ -1,0 +1,52 @@
+"""The demo: a small model and three SAEs that ship with the code, over the reader's own standard library.
+
+Registering is idempotent: what is computed is left alone, what was interrupted is queued again.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from backend.cli import add
+from backend.errors import ConflictError
+from backend.services import catalog, jobs
+from backend.settings import REPOSITORY
+from demo import stdlib_text
+
+WEIGHTS = REPOSITORY / "demo" / "weights"
+MODEL = "stdlib-4l"
+SOURCES = ("2-res-2k", "1-res-2k", "3-res-2k")
+"""In the order they are computed: the middle layer first, since its features read best."""
+TEXT_BYTES = 5_000_000
+MAX_TOKENS = 1_000_000
+
+
+def register(session: Session, data: Path, *, n_sources: int | None = None) -> list[int]:
+    """Host the demo; return the jobs that have yet to end, oldest first. Empty when all is computed."""
+    job_ids = []
+    for name in SOURCES[:n_sources]:
+        job = jobs.of_source(session, MODEL, name) if _is_hosted(session, name) else None
+        if job is None:
+            job_ids.append(add.register(session, str(WEIGHTS / MODEL), WEIGHTS / "saes" / name, _spec(data))[0])
+        elif job.state in ("failed", "cancelled"):
+            jobs.retry(session, job.id)
+            job_ids.append(job.id)
+        elif job.state != "done":
+            job_ids.append(job.id)
+    return job_ids
+
+
+def _is_hosted(session: Session, name: str) -> bool:
+    return any(model.id == MODEL and any(s.name == name for s in model.sources) for model in catalog.models(session))
+
+
+def _spec(data: Path) -> dict[str, Any]:
+    text = data / "demo" / "stdlib.txt"
+    if not text.is_file():
+        text.parent.mkdir(parents=True, exist_ok=True)
+        partial = text.with_suffix(".partial")
+        if stdlib_text.write(partial, max_bytes=TEXT_BYTES) == 0:
+            raise ConflictError("this Python has no standard library in source form; the demo needs its text.")
+        partial.replace(text)
+    return {"corpus": str(text), "is_tokens": False, "max_tokens": MAX_TOKENS, "dtype": "float32", "seed": 0}

@@ -1,0 +1,75 @@
+import pytest
+from pydantic import TypeAdapter
+
+from backend.services import catalog
+from backend.web import schemas
+from tests import hosted
+from tests.database import statements
+from tests.hosted import MODEL, SOURCE
+
+
+@pytest.fixture(autouse=True)
+def made(session):
+    made = hosted.host(session)
+    hosted.add_source(session, source="3-tiny-sae")
+    hosted.add_source(session, source="3-not-computed")
+    catalog.add_model(session, "bare", "/models/bare")
+    session.commit()
+    return made
+
+
+def test_the_list_of_models_is_as_documented(api, connection):
+    with statements(connection) as seen:
+        models = api.post("model/list", json={}).json()
+    TypeAdapter(list[schemas.ModelInList]).validate_python(models)
+    assert [model["id"] for model in models] == ["bare", MODEL]
+    assert len([statement for statement in seen if "SAVEPOINT" not in statement]) == 3
+
+
+def test_the_list_of_models_names_sources_with_dashboards(api):
+    bare, model = api.post("model/list", json={}).json()
+    assert bare["sourceSets"] == []
+    [source_set] = model["sourceSets"]
+    assert source_set["name"] == "tiny-sae"
+    assert [(source["id"], source["setName"]) for source in source_set["sources"]] == [(SOURCE, "tiny-sae")]
+    assert source_set["sources"][0]["num_tokens_in_prompt"] == 8
+    assert (model["layers"], model["dimension"], model["displayName"]) == (4, 16, "A tiny model")
+
+
+def test_the_list_of_models_needs_no_body(api):
+    assert len(api.post("model/list").json()) == 2
+
+
+def test_a_source_set_is_as_documented_with_all_its_sources(api):
+    body = api.get(f"source-set/{MODEL}/tiny-sae").json()
+    TypeAdapter(schemas.SourceSetWithRelations).validate_python(body)
+    assert [(s["id"], s["modelId"], s["hasDashboards"]) for s in body["sources"]] == [
+        (SOURCE, MODEL, True),
+        ("3-tiny-sae", MODEL, False),
+    ]
+    assert (body["hasDashboards"], body["urls"], body["releases"], body["model"]["id"]) == (True, [], None, MODEL)
+    assert api.get(f"source-set/{MODEL}/not-computed").json()["hasDashboards"] is False
+
+
+@pytest.mark.parametrize("path", [f"{MODEL}/none", "none/tiny-sae", f"{MODEL}/%00"])
+def test_a_source_set_that_is_not_there_is_null(api, path):
+    response = api.get(f"source-set/{path}")
+    assert (response.status_code, response.content) == (200, b"null")
+
+
+def test_a_source_has_its_facts_and_the_densities_of_its_features(api):
+    body = api.get(f"source/{MODEL}/{SOURCE}").json()
+    TypeAdapter(schemas.SourceFacts).validate_python(body)
+    assert (body["hook_point"], body["d_sae"], body["n_alive"], body["mean_l0"]) == (hosted.HOOK_POINT, 6, 4, 0.5)
+    assert (body["density_low"], body["density_high"], body["density_counts"]) == (-4.0, 0.0, [1, 0, 3, 0])
+
+
+def test_a_source_not_computed_has_facts_only(api):
+    body = api.get(f"source/{MODEL}/3-not-computed").json()
+    assert (body["revision_id"], body["computed_at"], body["density_counts"], body["corpus"]) == (None, None, [], "")
+
+
+def test_a_source_that_is_not_there_is_not_found(api):
+    response = api.get(f"source/{MODEL}/none")
+    assert response.status_code == 404
+    TypeAdapter(schemas.Error).validate_python(response.json())

@@ -1,0 +1,78 @@
+"""The API as OpenAPI describes it, over all routes."""
+
+import re
+
+import pytest
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from backend.web import schemas
+
+ROUTES = {
+    ("get", "/api/feature/{model}/{source}/{index}"): "Feature",
+    ("post", "/api/features-offset"): ["FeatureInList"],
+    ("post", "/api/activation/get"): ["Activation"],
+    ("get", "/api/features/{model}/{source}"): "FeatureTable",
+    ("post", "/api/model/list"): ["ModelInList"],
+    ("get", "/api/source-set/{model}/{name}"): "SourceSetWithRelations",
+    ("get", "/api/source/{model}/{source}"): "SourceFacts",
+    ("get", "/api/jobs"): ["Job"],
+    ("get", "/api/jobs/{job_id}"): "Job",
+    ("post", "/api/jobs/{job_id}/cancel"): "Job",
+    ("post", "/api/jobs/{job_id}/retry"): "Job",
+    ("get", "/api/health"): "Health",
+}
+
+
+@pytest.fixture
+def document(app):
+    return app.openapi()
+
+
+def operations(document):
+    return {(verb, path): found for path, verbs in document["paths"].items() for verb, found in verbs.items()}
+
+
+def test_every_route_is_described_and_no_other(document):
+    assert operations(document).keys() == ROUTES.keys()
+
+
+def test_every_route_describes_its_answer(document):
+    for route, operation in operations(document).items():
+        answer = operation["responses"]["200"]["content"]["application/json"]["schema"]
+        found = re.findall(r"#/components/schemas/(\w+)", str(answer))
+        name = ROUTES[route]
+        assert found == (name if isinstance(name, list) else [name]), route
+        assert (answer.get("type") == "array") == isinstance(name, list), route
+        assert operation["summary"]
+        assert operation["description"]
+
+
+def test_every_route_describes_its_refusals(document):
+    for route, operation in operations(document).items():
+        refusal = operation["responses"]["4XX"]["content"]["application/json"]["schema"]
+        assert refusal == {"$ref": "#/components/schemas/Error"}, route
+        assert "422" not in operation["responses"], route
+
+
+def test_answers_have_no_defaults():
+    answers = [each for each in vars(schemas).values() if isinstance(each, type) and issubclass(each, schemas.Answer)]
+    assert len(answers) > 20
+    for answer in answers:
+        assert issubclass(answer, BaseModel)
+        for name, field in answer.model_fields.items():
+            assert field.is_required(), f"{answer.__name__}.{name}"
+            assert field.default is PydanticUndefined
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_every_route_refuses_what_is_not_there_in_one_shape(api, route):
+    verb, path = route
+    filled = re.sub(r"{(\w+)}", lambda match: "7" if match[1] in ("index", "job_id") else "none", path)
+    body = {"modelId": "none", "source": "none", "layer": "none", "index": 1} if verb == "post" else None
+    response = api.request(verb, f"http://localhost{filled}", json=body)
+    if response.status_code == 200:
+        assert path in ("/api/model/list", "/api/source-set/{model}/{name}", "/api/jobs", "/api/health")
+    else:
+        assert response.status_code == 404
+        schemas.Error.model_validate(response.json())
