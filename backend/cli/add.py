@@ -6,12 +6,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy.orm import Session, sessionmaker
 
 from backend import broker, errors, names
 from backend.cli import connection, follow
 from backend.db.session import transaction
 from backend.formats import sae_files
 from backend.services import catalog, health, jobs
+from backend.settings import Settings
 
 console = Console(soft_wrap=True, highlight=False)
 Option = typer.Option
@@ -49,7 +51,7 @@ def add(
     with connection.opened(data, with_worker=watch) as link:
         with transaction(link.sessions) as session:
             job_id, ref = register(session, model, sae, spec, source=source, model_id=model_id)
-        queue(link)
+        wake(link.settings, link.sessions)
         console.print(f"job {job_id} computes {ref}")
         if watch:
             (view,) = follow.follow(link.sessions, [job_id], console)
@@ -76,10 +78,10 @@ def register(
     return jobs.create(session, source_id, spec), f"{model_id}/{name}"
 
 
-def queue(link: connection.Connection) -> None:
-    """Send what waits; if the queue is down the worker's sweep sends it later."""
-    app = broker.celery_app(link.settings)
-    with transaction(link.sessions) as session:
+def wake(settings: Settings, sessions: sessionmaker[Session]) -> None:
+    """Wake workers for what was queued."""
+    app = broker.celery_app(settings)
+    with transaction(sessions) as session:
         shard_ids = jobs.unsent(session, resend_after_s=120.0)
     broker.wake_workers(app, len(shard_ids))
 

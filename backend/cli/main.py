@@ -2,7 +2,7 @@
 
 import typer
 
-from backend.cli import up
+from backend.cli import add, compute, migrate, up
 from backend.cli.failures import Commands
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -14,6 +14,11 @@ def eyepiece() -> None:
 
 
 app.command()(up.up)
+app.command()(add.add)
+app.command("compute", **compute.PASSED_ON)(compute.compute)
+app.command()(add.status)
+app.command("jobs")(add.list_jobs)
+app.command("migrate")(migrate.command_line)
 
 
 def main() -> None:

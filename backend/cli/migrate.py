@@ -14,6 +14,11 @@ def migrate(settings: Settings, *, revision: str = "head") -> None:
     command.upgrade(configuration(settings), revision)
 
 
+def command_line() -> None:
+    """Bring the database at EYEPIECE_DATABASE_URL to the schema this code needs."""
+    migrate(Settings())
+
+
 def configuration(settings: Settings) -> Config:
     """Alembic's configuration for the database of `settings`."""
     if not settings.database_url:

@@ -19,7 +19,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from backend.cli import children, migrate
+from backend import names
+from backend.cli import add, children, follow, migrate
+from backend.cli import demo as demos
+from backend.db.session import create_engine, session_factory, transaction
 from backend.embedded import data_folder, services
 from backend.embedded.supervisor import Supervisor
 from backend.errors import ConflictError, InvalidInputError, UnsupportedError
@@ -40,12 +43,12 @@ def up(
     settings = Settings(**{name: value for name, value in given.items() if value is not None})
     with _stop_signals():
         try:
-            _run(settings)
+            _run(settings, n_sources=sources if demo else 0)
         except KeyboardInterrupt:
             console.print("Stopped.")
 
 
-def _run(settings: Settings) -> None:
+def _run(settings: Settings, *, n_sources: int | None) -> None:
     """From the refusals to the end of the last child; leaves only by an exception."""
     address = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{settings.port}"
     refuse_open_network(settings.host)
@@ -68,7 +71,29 @@ def _run(settings: Settings) -> None:
         supervisor = Supervisor((*servers.servers, *started), report=console.print)
         stack.callback(console.print, "Stopping …")
         console.print(f"Eyepiece is at {address}")
+        _compute_demo(settings, address, n_sources, supervisor)
         supervisor.watch()
+
+
+def _compute_demo(settings: Settings, address: str, n_sources: int | None, supervisor: Supervisor) -> None:
+    """Host the demo and show its progress until it is computed; nothing to show the second time."""
+    if n_sources == 0:
+        return
+    engine = create_engine(settings.database_url)
+    try:
+        sessions = session_factory(engine)
+        with transaction(sessions) as session:
+            job_ids = demos.register(session, settings.data, n_sources=n_sources)
+        if job_ids:
+            console.print("Computing the demo over this Python's own standard library; browse as it goes.")
+            add.wake(settings, sessions)
+            ended = follow.follow(sessions, job_ids, console, on_poll=supervisor.check)
+            for view in ended:
+                if view.state != "done":
+                    console.print(f"{view.source}: {view.error or view.state}. See {address}{names.job_url(view.id)}")
+        console.print(f"Browse the demo at {address}{names.model_url(demos.MODEL)}. Ctrl-C stops Eyepiece.")
+    finally:
+        engine.dispose()
 
 
 def refuse_open_network(host: str) -> None:
