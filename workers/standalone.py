@@ -7,6 +7,8 @@ CPU seconds by stage; `compute_cpu_s` is all of them but imports and export. Wri
 
 import json
 import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,9 +20,18 @@ from rich.console import Console
 
 from backend import errors, names
 from backend.formats import dashboards as packed
+from backend.formats import neuronpedia_files
+from backend.services import catalog, features
 from workers import runtime
+from workers.compute.corpus import Corpus
 
 Option = typer.Option
+
+
+@dataclass(frozen=True, slots=True)
+class _Summary:
+    density: float
+    fires_on: tuple[str, ...]
 
 
 def compute(
@@ -74,13 +85,14 @@ def compute(
         if export:
             with clock.stage("export"):
                 source_id = source or names.default_source_id(loaded.capture.hook_point.layer, sae.resolve().name)
-                _export(out / "export", loaded, rows, found, model=Path(model).name, source=source_id)
+                ref = (Path(model).name, source_id, Path(spec.corpus).name)
+                _export(out / "export", loaded, rows, found, ref)
     line = result | clock.report()
     (out / "summary.json").write_bytes(orjson.dumps(line, option=orjson.OPT_INDENT_2))
     typer.echo(json.dumps(line))
 
 
-def _write(out: Path, loaded: runtime.Loaded, rows: Any, found: list[packed.Dashboard]) -> dict[str, Any]:
+def _write(out: Path, loaded: runtime.Loaded, rows: Corpus, found: list[packed.Dashboard]) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     blobs = [packed.pack(dashboard) for dashboard in found]
     offsets = np.cumsum([0, *map(len, blobs)], dtype=np.int64)
@@ -102,11 +114,30 @@ def _write(out: Path, loaded: runtime.Loaded, rows: Any, found: list[packed.Dash
 
 
 def _export(
-    out: Path, loaded: runtime.Loaded, rows: Any, found: list[packed.Dashboard], *, model: str, source: str
+    out: Path, loaded: runtime.Loaded, rows: Corpus, found: list[packed.Dashboard], ref: tuple[str, str, str]
 ) -> None:
-    from backend.formats import neuronpedia_files
-
-    neuronpedia_files.write(out, found, rows.rows, runtime.facts(loaded, rows), model=model, source=source)
+    """Neuronpedia's layout; `ref` is model, source and the corpus's name."""
+    model, source, corpus = ref
+    now = datetime.now(UTC)
+    facts = runtime.model_facts(loaded)
+    sae = loaded.sae.description
+    view = catalog.SourceView(
+        model=model, name=source, set_name=names.source_set_of(source), hook_point=str(loaded.capture.hook_point),
+        layer=loaded.capture.hook_point.layer, architecture=sae.architecture, d_in=sae.d_in, d_sae=sae.d_sae,
+        config=sae.config, created_at=now, revision_id=0, corpus=corpus, n_corpus_tokens=rows.n_tokens,
+        n_corpus_contexts=rows.n_contexts, context_size=rows.rows.shape[1], computed_at=now,
+    )  # fmt: skip
+    texts, n_tokens = loaded.vocabulary, rows.n_tokens
+    near = {d.index: _Summary(d.n_firings / n_tokens, tuple(texts[token] for token in d.top_tokens)) for d in found}
+    contexts = {int(index): rows.rows[index] for d in found for index in d.examples.context}
+    packs = (features.Packed(d, near[d.index].density, near[d.index].fires_on) for d in found)
+    n_hidden = int(rows.is_first_masked)
+    views = (features.expand(each, view, contexts, texts, near, n_hidden=n_hidden) for each in packs)
+    model_facts = catalog.ModelFacts(
+        model, model, model, facts.architecture, facts.n_layers, facts.d_model, facts.n_context, now
+    )
+    source_set = catalog.SourceSetFacts(model=model, name=view.set_name, description="", created_at=now)
+    neuronpedia_files.write(out, views, model_facts, source_set)
 
 
 def main() -> None:

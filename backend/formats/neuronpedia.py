@@ -320,6 +320,27 @@ def source_set_row(source_set: SourceSet, *, has_dashboards: bool) -> Row:
     }
 
 
+def release_row(source_set: SourceSet) -> Row:
+    """A `SourceRelease` row for a source set that belongs to no release: its own name."""
+    return {
+        "name": source_set.name,
+        "description": source_set.description,
+        "descriptionShort": None,
+        "creatorName": "",
+        "creatorNameShort": None,
+        "creatorId": "",
+        "creatorEmail": None,
+        "visibility": PUBLIC,
+        "isNewUi": False,
+        "featured": False,
+        "urls": [],
+        "defaultSourceSetName": source_set.name,
+        "defaultSourceId": None,
+        "defaultUmapSourceIds": [],
+        "createdAt": _time(source_set.created_at),
+    }
+
+
 def _activation(feature: Feature, group: Group, example: Example) -> Row:
     source = feature.source
     values = [0.0] * len(example.tokens)

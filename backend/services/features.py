@@ -7,9 +7,9 @@ Owns the SQL over `feature`, `dashboard` and `context`, and the expansion of pac
 import json
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,8 @@ from backend.services.catalog import SourceView as SourceView
 
 MAX_PER_PAGE = 200
 """Rows of the table of features."""
+
+_Ids = NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +225,62 @@ def browse(session: Session, model: str, source: str, query: FeatureQuery) -> Fe
     return FeaturePage(tuple(_row(row) for row in rows if row.feature is not None), rows[0].n_total, query)
 
 
+class Summary(Protocol):
+    """What is said of a feature beside another."""
+
+    @property
+    def density(self) -> float: ...  # noqa: D102 - as in `FeatureView`
+    @property
+    def fires_on(self) -> Sequence[str]: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A dashboard as computed, and what stands around it."""
+
+    dashboard: dashboards.Dashboard
+    density: float
+    fires_on: tuple[str, ...]
+    previous_index: int | None = None
+    next_index: int | None = None
+
+
+def expand(
+    packed: Packed,
+    source: SourceView,
+    contexts: Mapping[int, _Ids],
+    texts: Sequence[str],
+    near: Mapping[int, Summary],
+    *,
+    n_hidden: int,
+) -> FeatureView:
+    """The view of a computed dashboard: token ids become texts, counts get their edges.
+
+    `contexts` are token ids by index in the corpus, `near` the neighbours by index; `n_hidden` leading tokens of every
+    context are masked and not shown.
+    """
+    d = packed.dashboard
+    return FeatureView(
+        source=source,
+        index=d.index,
+        n_firings=d.n_firings,
+        n_contexts=d.n_contexts,
+        density=packed.density,
+        max_value=d.max,
+        min_value=d.min,
+        moments=d.moments,
+        decoder_norm=d.decoder_norm,
+        fires_on=packed.fires_on,
+        log_histogram=_histogram(d.log_histogram, d.min, d.max, is_log=True),
+        linear_histogram=_histogram(d.linear_histogram, d.min, d.max, is_log=False),
+        groups=_groups(d, contexts, texts, n_hidden=n_hidden),
+        logit_lens=None if d.logit_lens is None else _logit_lens(d.logit_lens, texts),
+        neighbours=_neighbours(d, near),
+        previous_index=packed.previous_index,
+        next_index=packed.next_index,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Stored:
     """A feature as the database has it, and the features beside it that are alive."""
@@ -244,7 +302,6 @@ _ROW_COLUMNS = (
     Feature.fires_on,
     Feature.promotes,
 )
-_Ids = NDArray[np.integer[Any]]
 
 
 def _alive_beside(session: Session, revision_id: int, index: int) -> tuple[int | None, int | None]:
@@ -261,28 +318,12 @@ def _views(session: Session, shown: catalog.ReadableSource, stored: Sequence[_St
     texts = catalog.vocabulary(session, shown.vocabulary_id)
     contexts = _contexts(session, shown, len(texts), (d.examples.context for d in unpacked))
     near = _summaries(session, shown.revision_id, (d.neighbours for d in unpacked))
-    return tuple(
-        FeatureView(
-            source=shown.view,
-            index=d.index,
-            n_firings=d.n_firings,
-            n_contexts=d.n_contexts,
-            density=each.row.density,
-            max_value=d.max,
-            min_value=d.min,
-            moments=d.moments,
-            decoder_norm=d.decoder_norm,
-            fires_on=tuple(each.row.fires_on),
-            log_histogram=_histogram(d.log_histogram, d.min, d.max, is_log=True),
-            linear_histogram=_histogram(d.linear_histogram, d.min, d.max, is_log=False),
-            groups=_groups(d, contexts, texts, n_hidden=int(shown.is_first_masked)),
-            logit_lens=None if d.logit_lens is None else _logit_lens(d.logit_lens, texts),
-            neighbours=_neighbours(d, near),
-            previous_index=each.before,
-            next_index=each.after,
-        )
+    n_hidden = int(shown.is_first_masked)
+    packs = [
+        Packed(d, each.row.density, tuple(each.row.fires_on), each.before, each.after)
         for each, d in zip(stored, unpacked, strict=True)
-    )
+    ]
+    return tuple(expand(each, shown.view, contexts, texts, near, n_hidden=n_hidden) for each in packs)
 
 
 def _contexts(
@@ -296,7 +337,7 @@ def _contexts(
     return {row.context: np.frombuffer(row.tokens, width) for row in rows}
 
 
-def _summaries(session: Session, revision_id: int, wanted: Iterable[_Ids]) -> dict[int, AnyRow]:
+def _summaries(session: Session, revision_id: int, wanted: Iterable[_Ids]) -> Mapping[int, Summary]:
     """Density and tokens of the features wanted, by index."""
     indexes = sorted({int(index) for each in wanted for index in each})
     query = select(Feature.index.label("feature"), Feature.density, Feature.fires_on)
@@ -315,7 +356,7 @@ def _histogram(counts: NDArray[np.int64], low: float, high: float, *, is_log: bo
 
 
 def _groups(
-    d: dashboards.Dashboard, contexts: dict[int, _Ids], texts: Sequence[str], *, n_hidden: int
+    d: dashboards.Dashboard, contexts: Mapping[int, _Ids], texts: Sequence[str], *, n_hidden: int
 ) -> tuple[GroupView, ...]:
     """Top group, then intervals from the highest; those without examples are left out."""
     views = [_example(d.examples, at, contexts, texts, n_hidden) for at in range(d.examples.context.size)]
@@ -333,7 +374,7 @@ def _groups(
 
 
 def _example(
-    examples: dashboards.Examples, at: int, contexts: dict[int, _Ids], texts: Sequence[str], n_hidden: int
+    examples: dashboards.Examples, at: int, contexts: Mapping[int, _Ids], texts: Sequence[str], n_hidden: int
 ) -> ExampleView:
     """Example `at`, its first `n_hidden` tokens left out; they are masked, so none of them fires."""
     firings = slice(int(examples.offset[at]), int(examples.offset[at + 1]))
@@ -364,7 +405,7 @@ def _logit_lens(lens: dashboards.LogitLens, texts: Sequence[str]) -> LogitLensVi
     )
 
 
-def _neighbours(d: dashboards.Dashboard, near: dict[int, AnyRow]) -> tuple[NeighbourView, ...]:
+def _neighbours(d: dashboards.Dashboard, near: Mapping[int, Summary]) -> tuple[NeighbourView, ...]:
     pairs = zip(d.neighbours.tolist(), d.cosines.tolist(), strict=True)
     return tuple(
         NeighbourView(index, cosine, near[index].density, tuple(near[index].fires_on)) for index, cosine in pairs

@@ -159,7 +159,8 @@ def bar(fraction: float, kind: BarKind) -> Markup:
     """A bar so long behind or beside a number; the number itself is in the text."""
     width = 100 * min(1.0, max(0.0, fraction))
     return Markup(
-        '<svg class="bar" width="60" height="10" aria-hidden="true" focusable="false"><rect class="{}" width="{:.1f}%" height="100%"/></svg>'
+        '<svg class="bar" width="60" height="10" aria-hidden="true" focusable="false">'
+        '<rect class="{}" width="{:.1f}%" height="100%"/></svg>'
     ).format(kind, width)
 
 

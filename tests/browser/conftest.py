@@ -75,7 +75,11 @@ def base_url() -> Iterator[str]:
 
 def _serve_samples(patch: pytest.MonkeyPatch) -> None:
     def feature(_: object, ref: object) -> features.FeatureView:
-        return samples.dead_feature() if getattr(ref, "index", 0) == 77 else samples.feature(index=getattr(ref, "index", 0))
+        return (
+            samples.dead_feature()
+            if getattr(ref, "index", 0) == 77
+            else samples.feature(index=getattr(ref, "index", 0))
+        )
 
     def source(_: object, model: str, name: str) -> catalog.SourceView:
         return samples.uncomputed_source() if name.startswith("7") else samples.source()

@@ -70,14 +70,13 @@ def test_an_open_line_is_walked_from_its_first_firing(page):
 
 
 def test_the_firing_tokens_stand_in_one_column(page):
-    lefts = page.evaluate("[...document.querySelectorAll('summary .after mark:first-child')].map(m => m.getBoundingClientRect().left)")
+    hits = page.locator("summary .after mark:first-child")
+    lefts = hits.evaluate_all("hits => hits.map(hit => hit.getBoundingClientRect().left)")
     assert len(lefts) == 45
     assert max(lefts) - min(lefts) < 0.1
 
 
-@pytest.mark.parametrize(
-    ("key", "path"), [("j", f"{SOURCE}/12347"), ("k", f"{SOURCE}/12344"), ("r", f"{SOURCE}/4242")]
-)
+@pytest.mark.parametrize(("key", "path"), [("j", f"{SOURCE}/12347"), ("k", f"{SOURCE}/12344"), ("r", f"{SOURCE}/4242")])
 def test_keys_lead_to_other_features(page, key, path):
     page.keyboard.press(key)
     page.wait_for_url(f"**{path}")

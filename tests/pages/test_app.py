@@ -161,7 +161,9 @@ def test_names_of_this_machine_are_answered(client, host):
     assert client.get("/definitions", headers={"host": host}).status_code == 200
 
 
-@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "localhost@evil.example", "[", "192.168.0.7"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "localhost.evil.example", "localhost@evil.example", "[", "192.168.0.7"]
+)
 def test_other_names_are_refused_because_they_may_have_been_made_to_point_here(client, host):
     assert client.get("/definitions", headers={"host": host}).status_code == 400
 

@@ -55,7 +55,9 @@ def test_logits_are_blue_left_of_zero_and_amber_right_of_it():
 
 
 def test_bars_of_densities_lead_to_their_features_and_fade_outside_the_chosen_range():
-    plot = dom.parse(str(charts.densities((-4.0, 0.0), (1, 0, 3, 2), (0.01, 1.0), lambda low, high: f"/?{low:.4g},{high:.4g}")))
+    plot = dom.parse(
+        str(charts.densities((-4.0, 0.0), (1, 0, 3, 2), (0.01, 1.0), lambda low, high: f"/?{low:.4g},{high:.4g}"))
+    )
     assert [a["href"] for a in plot.all("a")] == ["/?0.0001,0.001", "/?0.01,0.1", "/?0.1,1"]
     assert all(a["aria-label"] == a.one("title").text for a in plot.all("a"))
     assert plot.all("a")[0].one("title").text == "1 feature of density 0.010% to 0.10%"
@@ -98,7 +100,9 @@ def test_log_ticks_are_few_and_inside(low, ratio):
     assert all(low <= tick <= low * ratio for tick in ticks)
 
 
-@pytest.mark.parametrize(("tallest", "levels"), [(0, []), (1, [1]), (2, [1, 2]), (47, [20, 40]), (95, [20, 40, 60, 80])])
+@pytest.mark.parametrize(
+    ("tallest", "levels"), [(0, []), (1, [1]), (2, [1, 2]), (47, [20, 40]), (95, [20, 40, 60, 80])]
+)
 def test_levels_of_counts(tallest, levels):
     assert charts._linear_levels(tallest) == levels
 

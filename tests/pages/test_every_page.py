@@ -102,7 +102,9 @@ def leads_somewhere(app, method: str, path: str) -> bool:
     """True if some route other than the refusals answers."""
     scope = {"type": "http", "method": method, "path": path, "headers": [], "root_path": ""}
     return any(
-        route.matches(scope)[0] is Match.FULL for route in app.routes if getattr(route, "path", "") != "/api/{path:path}"
+        route.matches(scope)[0] is Match.FULL
+        for route in app.routes
+        if getattr(route, "path", "") != "/api/{path:path}"
     )
 
 

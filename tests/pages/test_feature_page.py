@@ -114,7 +114,9 @@ def test_without_a_path_to_the_output_the_panel_says_so(rendered):
 
 def test_a_single_firing_is_no_histogram(renderer):
     value = float("nan")
-    once = samples.feature(n_firings=1, log_histogram=HistogramView((1.0, 1.0), (1,)), moments=Moments(1, 0, value, value))
+    once = samples.feature(
+        n_firings=1, log_histogram=HistogramView((1.0, 1.0), (1,)), moments=Moments(1, 0, value, value)
+    )
     page = dom.parse(renderer.html("pages/feature.html", features.context(once)))
     assert not page.all("input", type="radio")
     assert "–" in page.one("dl", "numbers").text

@@ -9,7 +9,8 @@ from backend.web import numerals
 
 
 @pytest.mark.parametrize(
-    ("fraction", "text"), [(0, "0%"), (0.00213, "0.21%"), (0.5, "50%"), (1, "100%"), (3.2e-7, "0.000032%"), (-0.01, "−1.0%")]
+    ("fraction", "text"),
+    [(0, "0%"), (0.00213, "0.21%"), (0.5, "50%"), (1, "100%"), (3.2e-7, "0.000032%"), (-0.01, "−1.0%")],
 )
 def test_percent_keeps_two_digits(fraction, text):
     assert numerals.percent(fraction) == text
@@ -21,7 +22,8 @@ def test_exact_percent_reads_back_as_the_same_fraction(fraction):
 
 
 @pytest.mark.parametrize(
-    ("n", "text"), [(999, "999"), (1000, "1k"), (1500, "1.5k"), (635_000, "635k"), (1_234_567, "1.2M"), (2 * 10**9, "2B")]
+    ("n", "text"),
+    [(999, "999"), (1000, "1k"), (1500, "1.5k"), (635_000, "635k"), (1_234_567, "1.2M"), (2 * 10**9, "2B")],
 )
 def test_short_count(n, text):
     assert numerals.short_count(n) == text
@@ -35,7 +37,8 @@ def test_decimals_give_a_column_three_or_four_digits(maximum, decimals):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.012345, "0.0123"), (8123.4, "8,120"), (0, "0"), (-2.5, "−2.50"), (math.nan, "–"), (math.inf, "–")]
+    ("value", "text"),
+    [(0.012345, "0.0123"), (8123.4, "8,120"), (0, "0"), (-2.5, "−2.50"), (math.nan, "–"), (math.inf, "–")],
 )
 def test_significant_digits(value, text):
     assert numerals.significant(value) == text

@@ -2,6 +2,7 @@
 
 import math
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -45,7 +46,10 @@ def contrast(one: Colour, other: Colour) -> float:
     """WCAG 2.2's ratio."""
     red, green, blue = 0.2126, 0.7152, 0.0722
     light, dark = sorted(
-        (sum(w * min(1, max(0, c)) for w, c in zip((red, green, blue), linear_rgb(x), strict=True)) for x in (one, other)),
+        (
+            sum(w * min(1, max(0, c)) for w, c in zip((red, green, blue), linear_rgb(x), strict=True))
+            for x in (one, other)
+        ),
         reverse=True,
     )
     return (light + 0.05) / (dark + 0.05)
@@ -84,7 +88,7 @@ def test_what_carries_meaning_stands_out_from_paper(palette, fill):
 @BOTH
 def test_shades_step_evenly_and_can_be_told_apart(palette):
     shades = [lab(palette[f"a{step}"]) for step in range(1, 11)]
-    steps = [math.dist(one, other) for one, other in zip(shades, shades[1:], strict=False)]
+    steps = [math.dist(one, other) for one, other in pairwise(shades)]
     assert min(steps) > 0.02
     assert max(steps) / min(steps) < 1.35
     lightness = [shade[0] for shade in shades]

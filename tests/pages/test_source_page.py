@@ -40,7 +40,8 @@ def test_the_form_sends_the_state_it_shows(query):
     """Percents are rounded to ten digits."""
     page = sources.context(samples.source(), None, query, samples.page(query))
     form = dom.parse(RENDERER.html("pages/source.html", page)).one("form", "filters")
-    sent = {e["name"]: e.get("value") or "" for e in form.all("input") if e.get("type") != "checkbox" or e.get("checked") is not None}
+    filled = [e for e in form.all("input") if e.get("type") != "checkbox" or e.get("checked") is not None]
+    sent = {e["name"]: e.get("value") or "" for e in filled}
     again = sources.feature_query(**sent)
     for field in ("sort", "is_descending", "token", "with_dead"):
         assert getattr(again, field) == getattr(query, field)
@@ -147,7 +148,9 @@ def test_a_source_nothing_was_computed_of_says_what_to_do(rendered):
 def test_a_finished_job_is_not_shown():
     done = samples.job(state="done", fraction=1.0)
     assert sources.context(samples.source(), done, FeatureQuery(), samples.page()).job is None
-    assert sources.context(samples.source(), samples.job(state="failed"), FeatureQuery(), samples.page()).job is not None
+    assert (
+        sources.context(samples.source(), samples.job(state="failed"), FeatureQuery(), samples.page()).job is not None
+    )
 
 
 def test_a_failed_job_says_why_and_can_be_tried_again(rendered):

@@ -26,6 +26,8 @@ class HomeContext:
     """One line about each model, by id."""
     jobs: JobsBySource
     """Work under way."""
+    is_live: bool
+    """True while some of it may still change."""
     command: str
 
 
@@ -53,7 +55,9 @@ def define(request: Request) -> HTMLResponse:
 
 def context(models: tuple[ModelView, ...], latest: tuple[JobView, ...]) -> HomeContext:
     """Models and the work under way."""
-    return HomeContext(models, {m.id: model_facts(m) for m in models}, under_way(latest), commands.add())
+    work = under_way(latest)
+    is_live = any(job.state in jobs.ACTIVE for job in work.values())
+    return HomeContext(models, {m.id: model_facts(m) for m in models}, work, is_live, commands.add())
 
 
 def under_way(latest: tuple[JobView, ...]) -> JobsBySource:

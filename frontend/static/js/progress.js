@@ -1,5 +1,6 @@
-/* Keeps the progress of a job up to date: fetches the same part of the page from the server and puts it in place.
-   When the job has ended, the page is loaded anew, because more than this part has changed. */
+/* Keeps what changes while jobs run up to date: fetches the page that data-url names and puts its part in this one's
+   place, unless the reader is in it. When the state it tells is no longer live, the page is loaded anew, because more
+   than this part has changed. */
 
 const EVERY_MS = 1000;
 const SLOWEST_MS = 15000;
@@ -12,13 +13,13 @@ export function start(part) {
       const answer = await fetch(part.dataset.url);
       if (!answer.ok) throw new Error(`status ${answer.status}`);
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("[data-state]");
-      part.replaceChildren(...fresh.childNodes);
-      if (fresh.dataset.state !== part.dataset.state && !fresh.hasAttribute("data-live")) return location.reload();
-      part.dataset.state = fresh.dataset.state;
+      if (fresh?.dataset.live === undefined) return location.reload();
+      if (!part.contains(document.activeElement)) part.replaceChildren(...fresh.childNodes);
+      delete part.dataset.lost;
       wait = EVERY_MS;
     } catch {
-      wait = Math.min(SLOWEST_MS, wait * 2);
       part.dataset.lost = "";
+      wait = Math.min(SLOWEST_MS, 2 * wait);
     }
     schedule();
   }
@@ -27,5 +28,5 @@ export function start(part) {
     setTimeout(() => (document.hidden ? document.addEventListener("visibilitychange", update, { once: true }) : update()), wait);
   }
 
-  if (part.hasAttribute("data-live")) schedule();
+  if (part.dataset.live !== undefined) schedule();
 }

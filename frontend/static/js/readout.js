@@ -24,7 +24,7 @@ export function start(section) {
     if (!mark) return output.replaceChildren();
     mark.classList.add("is-read");
     const share = Math.min(1, Number(mark.dataset.value) / maximum);
-    caret.setAttribute("transform", `translate(${share * width} 0)`);
+    caret.setAttribute("transform", `translate(${Math.round(share * width)} 0)`);
     place(tip, mark);
     const token = mark.textContent.replaceAll(" ", "·").trimEnd();
     output.replaceChildren(part("b", mark.dataset.value), " ", part("span", `${Math.round(100 * share)}% of max`, "small"), " ", part("span", token, "token"));
