@@ -1,7 +1,6 @@
 # Every command of the project; CI runs the same ones. `make help` lists them.
 # Works from any folder (`make -C /path/to/eyepiece run`) and needs Python 3.11 or newer, nothing else.
 
-MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
 BIN := .venv/bin

@@ -104,15 +104,9 @@ def build_assets() -> None:
         (dist / ".setup").write_text(sources)
 
 
-_PIP_INSTALL: list[str | Path] = [
-    "-m",
-    "pip",
-    "install",
-    "--no-input",
-    "--disable-pip-version-check",
-    "-c",
-    VENV / "constraints.txt",
-]
+# Compiling every module takes as long as all the rest of pip's work; Python compiles those that get imported.
+_PIP_INSTALL: list[str | Path] = ["-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--no-compile"]
+_PIP_INSTALL += ["-c", VENV / "constraints.txt"]
 
 
 def _read_stamp() -> dict[str, str | None]:

@@ -53,7 +53,9 @@ def save_model(folder: Path, *, kind: str = "gpt2", seed: int = 0) -> Path:
     return folder
 
 
-def save_sae(folder: Path, *, architecture: str = "jumprelu", d_in: int = 16, d_sae: int = 40, seed: int = 0, **config: Any) -> Path:
+def save_sae(
+    folder: Path, *, architecture: str = "jumprelu", d_in: int = 16, d_sae: int = 40, seed: int = 0, **config: Any
+) -> Path:
     """A random SAELens folder; decoder norms from 0.2 to 5. Some features are dead."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -62,7 +64,10 @@ def save_sae(folder: Path, *, architecture: str = "jumprelu", d_in: int = 16, d_
 
     norms = torch.logspace(-0.7, 0.7, d_sae)[torch.randperm(d_sae, generator=generator)]
     direction = normal(d_sae, d_in)
-    state = {"W_enc": normal(d_in, d_sae) * 0.5, "W_dec": direction / direction.norm(dim=1, keepdim=True) * norms[:, None]}
+    state = {
+        "W_enc": normal(d_in, d_sae) * 0.5,
+        "W_dec": direction / direction.norm(dim=1, keepdim=True) * norms[:, None],
+    }
     state["b_dec"] = normal(d_in) * 0.1
     bias = normal(d_sae) * 0.3 - 0.5
     bias[:2] = -100.0
@@ -72,7 +77,12 @@ def save_sae(folder: Path, *, architecture: str = "jumprelu", d_in: int = 16, d_
         state["b_enc"] = bias
     if architecture == "jumprelu":
         state["threshold"] = torch.rand(d_sae, generator=generator)
-    metadata = {"model_name": "tiny", "hook_name": "blocks.1.hook_resid_post", "prepend_bos": True, "context_size": N_CONTEXT}
+    metadata = {
+        "model_name": "tiny",
+        "hook_name": "blocks.1.hook_resid_post",
+        "prepend_bos": True,
+        "context_size": N_CONTEXT,
+    }
     metadata |= config.pop("metadata", {})
     full = {
         "d_in": d_in, "d_sae": d_sae, "dtype": "float32", "device": "cpu", "apply_b_dec_to_input": True,
@@ -94,4 +104,4 @@ TEXT = (
 
 def text(n_documents: int = 40) -> str:
     """Documents that differ, joined by the separator's literal text."""
-    return SEPARATOR.join(f"{i * 37} {TEXT[i % 50:]} {TEXT[: 20 + 7 * i % 90]}{i}" for i in range(n_documents))
+    return SEPARATOR.join(f"{i * 37} {TEXT[i % 50 :]} {TEXT[: 20 + 7 * i % 90]}{i}" for i in range(n_documents))

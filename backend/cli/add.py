@@ -57,7 +57,7 @@ def add(
             (view,) = follow.follow(link.sessions, [job_id], console)
             if view.state != "done":
                 raise errors.ConflictError(f"job {job_id} {view.state}: {view.error or 'as asked'}")
-            console.print(f"Browse http://{link.settings.host}:{link.settings.port}{names.source_url(*ref.split('/'))}")
+            console.print(f"Browse {link.address}{names.source_url(*ref.split('/'))}")
 
 
 def register(

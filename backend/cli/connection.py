@@ -23,6 +23,8 @@ class Connection:
 
     settings: Settings
     sessions: sessionmaker[Session]
+    address: str
+    """Of the site: the one that runs on the folder, or where `eyepiece up` would serve it."""
 
 
 def settings_of(data: Path | None) -> Settings:
@@ -54,4 +56,5 @@ def opened(data: Path | None, *, with_worker: bool = False) -> Iterator[Connecti
                     worker.start()
         engine = create_engine(settings.database_url)
         stack.callback(engine.dispose)
-        yield Connection(settings, session_factory(engine))
+        address = data_folder.address_of(settings.data) or f"http://{settings.host}:{settings.port}"
+        yield Connection(settings, session_factory(engine), address)

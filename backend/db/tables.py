@@ -135,7 +135,7 @@ class Revision(Base):
 
     id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
     source_id: Mapped[int] = mapped_column(ForeignKey("source.id", ondelete="CASCADE"), index=True)
-    corpus_id: Mapped[int] = mapped_column(ForeignKey("corpus.id"))
+    corpus_id: Mapped[int] = mapped_column(ForeignKey("corpus.id", ondelete="CASCADE"))
     job_id: Mapped[int | None] = mapped_column(ForeignKey("job.id", ondelete="SET NULL"))
     n_features: Mapped[int]
     n_alive: Mapped[int]
@@ -164,6 +164,8 @@ class Feature(Base):
     """Up to ten token texts, see `Dashboard.top_tokens`."""
     promotes: Mapped[list[Any]]
     """Ten token texts by logit lens."""
+    token_texts: Mapped[str]
+    """All of them in lower case, each between U+001F: what the token filter searches."""
 
 
 class Dashboard(Base):

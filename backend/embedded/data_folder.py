@@ -90,6 +90,14 @@ def opened(path: Path, *, address: str = "") -> Iterator[DataFolder]:
         os.close(lock)
 
 
+def address_of(path: Path) -> str:
+    """Where the Eyepiece that holds the folder can be reached; empty if none does, or it said nothing."""
+    try:
+        return str(json.loads((path / "lock").read_text())["address"])
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
 def _refuse_foreign_files(path: Path) -> None:
     """A typing error in `--data` must not scatter our folders over somebody's home."""
     if (path / "VERSION").exists():

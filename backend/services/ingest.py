@@ -111,14 +111,16 @@ def copy_dashboards(
     for d in block:
         lens = d.logit_lens
         kurtosis = None if lens is None or math.isnan(lens.moments.kurtosis) else lens.moments.kurtosis
+        fires_on = [vocabulary[token] for token in d.top_tokens]
         promotes = [] if lens is None else [vocabulary[token] for token in lens.top_tokens]
         fields = (
             revision_id, d.index, d.n_firings, repr(d.n_firings / n_tokens), repr(d.max),
-            r"\N" if kurtosis is None else repr(kurtosis), _texts([vocabulary[t] for t in d.top_tokens]), _texts(promotes),
+            r"\N" if kurtosis is None else repr(kurtosis), _json(fires_on), _json(promotes),
+            _escaped(token_texts([*fires_on, *promotes])),
         )  # fmt: skip
         features.write("\t".join(map(str, fields)) + "\n")
         packed.write(f"{revision_id}\t{d.index}\t\\\\x{dashboards.pack(d).hex()}\n")
-    columns = "revision_id, index, n_firings, density, max_activation, logit_kurtosis, fires_on, promotes"
+    columns = "revision_id, index, n_firings, density, max_activation, logit_kurtosis, fires_on, promotes, token_texts"
     _copy(session, f"feature ({columns})", features)
     _copy(session, "dashboard (revision_id, index, packed)", packed)
 
@@ -168,9 +170,25 @@ def drop_old_revisions(session: Session, source_id: int) -> None:
     session.execute(delete(Revision).where(Revision.source_id == source_id, Revision.id != current))
 
 
-def _texts(texts: Sequence[str]) -> str:
-    """A JSON array for COPY: its backslashes doubled; NUL, which Postgres cannot hold, as its picture."""
-    return json.dumps([text.replace("\x00", "␀") for text in texts], ensure_ascii=False).replace("\\", "\\\\")
+def token_texts(texts: Sequence[str]) -> str:
+    """What the token filter searches: every text in lower case between U+001F, which no token has."""
+    return "\x1f".join(["", *(_storable(text).lower() for text in texts), ""])
+
+
+def _storable(text: str) -> str:
+    """NUL, which Postgres cannot hold, as its picture."""
+    return text.replace("\x00", "␀")
+
+
+def _json(texts: Sequence[str]) -> str:
+    return _escaped(json.dumps([_storable(text) for text in texts], ensure_ascii=False))
+
+
+def _escaped(text: str) -> str:
+    """A field of COPY's text format."""
+    for plain, written in (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r")):
+        text = text.replace(plain, written)
+    return text
 
 
 def _copy(session: Session, into: str, lines: io.StringIO) -> None:

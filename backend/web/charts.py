@@ -273,12 +273,14 @@ def _ticks(low: float, high: float, n: int = 5) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten; powers of ten only where there would be more than nine."""
+    """1, 2 and 5 times powers of ten; powers of ten only where those are many, round numbers where they are few."""
     if low <= 0 or high <= low:
         return [low]
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     fine = [m * 10.0**k for k in exponents for m in (1, 2, 5)]
     inside = [v for v in fine if low <= v <= high]
+    if len(inside) < 3:
+        return [v for v in _ticks(low, high) if low <= v <= high]
     return inside if len(inside) <= 9 else [v for v in inside if math.isclose(math.log10(v) % 1, 0, abs_tol=1e-9)]
 
 

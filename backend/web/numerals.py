@@ -29,7 +29,7 @@ def percent(fraction: float, *, digits: int = 2) -> str:
     """`0.00213` → `0.21%`, with so many significant digits and never in powers of ten."""
     if fraction == 0:
         return "0%"
-    value = fraction * 100
+    value = float(f"{fraction * 100:.{digits - 1}e}")
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     return f"{value:.{decimals}f}".replace("-", MINUS) + "%"
 
@@ -47,16 +47,16 @@ def decimals_for(maximum: float) -> int:
 
 
 def fixed(value: float, decimals: int = 2) -> str:
-    """`-0.5` → `−0.50`; undefined numbers are an en dash."""
+    """`-0.5` → `−0.50`; zero has no sign, undefined numbers are an en dash."""
     if not math.isfinite(value):
         return UNDEFINED
-    return f"{value:.{decimals}f}".replace("-", MINUS)
+    return f"{round(value, decimals) + 0.0:.{decimals}f}".replace("-", MINUS)
 
 
 def signed(value: float, decimals: int = 2) -> str:
     """As `fixed`, with the sign always written: `+3.75`, `−0.71`."""
     text = fixed(value, decimals)
-    return f"+{text}" if math.isfinite(value) and value > 0 else text
+    return f"+{text}" if math.isfinite(value) and round(value, decimals) > 0 else text
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -65,8 +65,9 @@ def significant(value: float, digits: int = 3) -> str:
         return UNDEFINED
     if value == 0:
         return "0"
-    decimals = digits - 1 - math.floor(math.log10(abs(value)))
-    return f"{round(value, decimals):,.{max(0, decimals)}f}".replace("-", MINUS)
+    rounded = float(f"{value:.{digits - 1}e}")
+    decimals = digits - 1 - math.floor(math.log10(abs(rounded)))
+    return f"{rounded:,.{max(0, decimals)}f}".replace("-", MINUS)
 
 
 def duration(seconds: float) -> str:

@@ -171,7 +171,7 @@ def _dashboards() -> None:
         sa.Column("density_histogram", JSONB, nullable=False),
         sa.Column("spec", JSONB, nullable=False),
         sa.Column("created_at", Time, server_default=now, nullable=False),
-        sa.ForeignKeyConstraint(["corpus_id"], ["corpus.id"]),
+        sa.ForeignKeyConstraint(["corpus_id"], ["corpus.id"], ondelete="CASCADE"),
         sa.ForeignKeyConstraint(["job_id"], ["job.id"], ondelete="SET NULL"),
         sa.ForeignKeyConstraint(["source_id"], ["source.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id"),
@@ -187,6 +187,7 @@ def _dashboards() -> None:
         sa.Column("logit_kurtosis", sa.REAL(), nullable=True),
         sa.Column("fires_on", JSONB, nullable=False),
         sa.Column("promotes", JSONB, nullable=False),
+        sa.Column("token_texts", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(["revision_id"], ["revision.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("revision_id", "index"),
     )

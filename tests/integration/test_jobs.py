@@ -145,10 +145,12 @@ def test_cancelling_stops_the_worker_and_retrying_ends_with_dashboards(site: Sit
         jobs.cancel(session, job_id)
     view = site.wait(job_id, lambda v: v.state == "cancelled")
     assert view.stages[1].n_shards_done < view.stages[1].n_shards
-    with transaction(site.sessions) as session:
-        with pytest.raises(errors.ConflictError, match="cancelled|running|done|computing"):
-            jobs.retry(session, job_id)
-            jobs.retry(session, job_id)
+    with (
+        transaction(site.sessions) as session,
+        pytest.raises(errors.ConflictError, match="cancelled|running|done|computing"),
+    ):
+        jobs.retry(session, job_id)
+        jobs.retry(session, job_id)
     with transaction(site.sessions) as session:
         jobs.retry(session, job_id)
     site.wait(job_id, is_done)

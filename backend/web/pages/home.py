@@ -27,7 +27,7 @@ class HomeContext:
     jobs: JobsBySource
     """Work under way."""
     is_live: bool
-    """True while some of it may still change."""
+    """True while this page may still change: some work is not done, or nothing is here yet."""
     command: str
 
 
@@ -56,7 +56,7 @@ def define(request: Request) -> HTMLResponse:
 def context(models: tuple[ModelView, ...], latest: tuple[JobView, ...]) -> HomeContext:
     """Models and the work under way."""
     work = under_way(latest)
-    is_live = any(job.state in jobs.ACTIVE for job in work.values())
+    is_live = not models or any(job.state in jobs.ACTIVE for job in work.values())
     return HomeContext(models, {m.id: model_facts(m) for m in models}, work, is_live, commands.add())
 
 
