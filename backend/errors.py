@@ -48,6 +48,17 @@ class UnsupportedError(SiteError):
     code = "unsupported"
 
 
+class BusyError(SiteError):
+    """More is asked than can be done now; the same request will do in `retry_after_s`."""
+
+    status = 429
+    code = "busy"
+
+    def __init__(self, message: str, *, hint: str = "", retry_after_s: int) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+
+
 class UnavailableError(SiteError):
     """A part this needs is down: database, queue or worker."""
 

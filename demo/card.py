@@ -27,8 +27,8 @@ def render(model: dict[str, Any], saes: dict[str, dict[str, Any]]) -> str:
     """The Markdown between the markers."""
     lines = [
         f"Language model `stdlib-4l`: validation loss **{model['validation_loss']}** nats per token "
-        f"(perplexity {model['perplexity']}), {model['tokens']:,} tokens in {model['steps']:,} steps, "
-        f"seed {model['seed']}, {model['processes']} processes.",
+        f"(perplexity {model['perplexity']}) after {model['tokens']:,} tokens in "
+        f"{' + '.join(str(run['steps']) for run in model['runs'])} steps.",
         "",
         "| " + " | ".join(SAE_COLUMNS.values()) + " |",
         "|" + "---|" * len(SAE_COLUMNS),

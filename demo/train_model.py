@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.multiprocessing.spawn import spawn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from demo import stdlib_text
@@ -87,6 +87,7 @@ class Muon:
 
     @torch.no_grad()
     def step(self, lr: float, momentum: float = 0.95) -> None:
+        """Update every matrix; each is computed by the process that owns it."""
         for i, (p, m) in enumerate(zip(self.parameters, self.momenta, strict=True)):
             assert p.grad is not None
             owner = i % self.n_processes
@@ -117,7 +118,8 @@ def validation_loss(model: GPT2LMHeadModel, tokens: np.ndarray, n: int = 512) ->
 def loss_of(model: GPT2LMHeadModel, batch: torch.Tensor) -> torch.Tensor:
     """Mean nats per predicted token, without Hugging Face's fp32 copy of the logits (a fifth faster on a CPU)."""
     hidden = model.transformer(batch, use_cache=False).last_hidden_state[:, :-1].reshape(-1, D_MODEL)
-    return torch.nn.functional.cross_entropy(hidden @ model.lm_head.weight.T, batch[:, 1:].reshape(-1))
+    loss: torch.Tensor = torch.nn.functional.cross_entropy(hidden @ model.lm_head.weight.T, batch[:, 1:].reshape(-1))
+    return loss
 
 
 def build_model() -> GPT2LMHeadModel:
@@ -175,15 +177,21 @@ def train(rank: int, args: argparse.Namespace, train_tokens: np.ndarray, val_tok
     dist.destroy_process_group()
 
 
-def save(model: GPT2LMHeadModel, args: argparse.Namespace, history: list[dict[str, Any]], val_tokens: np.ndarray) -> None:
+def save(
+    model: GPT2LMHeadModel, args: argparse.Namespace, history: list[dict[str, Any]], val_tokens: np.ndarray
+) -> None:
     """Round to half precision first, then measure, so the card describes the weights that ship."""
     folder = args.out / "stdlib-4l"
     model.config.activation_function = "gelu_new"  # GPT-2's name for the same function
     model.half().save_pretrained(folder)
     loss = validation_loss(GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32), val_tokens)
-    card = {"validation_loss": round(loss, 4), "perplexity": round(math.exp(loss), 2), "seed": args.seed}
-    card |= {"steps": args.steps, "tokens": args.steps * BATCH_TOKENS, "processes": args.processes, "history": history}
-    (args.out / "model_card.json").write_text(json.dumps(card, indent=1) + "\n")
+    path = args.out / "model_card.json"
+    before = json.loads(path.read_text())["runs"] if args.init and path.exists() else []
+    run = {"seed": args.seed, "steps": args.steps, "decay": args.decay, "processes": args.processes, "history": history}
+    runs = [*before, run]
+    card: dict[str, Any] = {"validation_loss": round(loss, 4), "perplexity": round(math.exp(loss), 2)}
+    card |= {"tokens": sum(run["steps"] for run in runs) * BATCH_TOKENS, "runs": runs}
+    path.write_text(json.dumps(card, indent=1) + "\n")
 
 
 def main() -> None:
@@ -202,8 +210,11 @@ def main() -> None:
     tokenizer = train_tokenizer(train_texts, args.out / "stdlib-4l")
     train_tokens = encode_documents(tokenizer, train_texts)
     val_tokens = encode_documents(tokenizer, [d.text for d in stdlib_text.documents() if d.is_validation])
-    print(f"{len(documents)} documents, {len(train_tokens):,} training and {len(val_tokens):,} validation tokens", flush=True)
-    mp.spawn(train, args=(args, train_tokens, val_tokens), nprocs=args.processes)
+    print(
+        f"{len(documents)} documents, {len(train_tokens):,} training and {len(val_tokens):,} validation tokens",
+        flush=True,
+    )
+    spawn(train, args=(args, train_tokens, val_tokens), nprocs=args.processes)
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, default=Path("demo/weights"))
-    parser.add_argument("--tokens", type=int, default=8_000_000)
+    parser.add_argument("--tokens", type=int, default=6_000_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--layers", type=lambda text: [int(part) for part in text.split(",")], default=[1, 2, 3])
     parser.add_argument("--processes", type=int, default=2)

@@ -27,7 +27,9 @@ def feature(dense: NDArray[np.float32], counts: NDArray[np.bool_], n_top: int = 
     firings: list[float] = []
     maxima: list[tuple[float, int]] = []
     for context in range(dense.shape[0]):
-        values = [float(dense[context, p]) for p in range(dense.shape[1]) if counts[context, p] and dense[context, p] != 0]
+        values = [
+            float(dense[context, p]) for p in range(dense.shape[1]) if counts[context, p] and dense[context, p] != 0
+        ]
         firings += values
         if values:
             maxima.append((max(values), context))
@@ -35,7 +37,9 @@ def feature(dense: NDArray[np.float32], counts: NDArray[np.bool_], n_top: int = 
     top = [(context, value) for value, context in maxima[:n_top]]
     maximum = max(firings, default=0.0)
     edges = [maximum * i / 5 for i in range(6)]
-    interval_firings = [sum(edges[i] < v <= edges[i + 1] or (i == 4 and v > edges[5]) for v in firings) for i in range(5)]
+    interval_firings = [
+        sum(edges[i] < v <= edges[i + 1] or (i == 4 and v > edges[5]) for v in firings) for i in range(5)
+    ]
     rest = maxima[n_top:]
     candidates = [{c for v, c in rest if edges[i] < v <= edges[i + 1]} for i in range(5)]
     n = len(firings)

@@ -39,7 +39,7 @@ def write(path: Path, arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> 
             "dtype": data.dtype.str,
             "shape": data.shape,
             "at": at,
-            "crc32": zlib.crc32(data.data.cast("B")),
+            "crc32": zlib.crc32(_bytes(data)),
         }
         at += data.nbytes
     header = json.dumps({"arrays": entries, "meta": meta}).encode()
@@ -51,7 +51,7 @@ def write(path: Path, arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> 
             file.write(MAGIC + struct.pack("<Q", len(header)) + header)
             for name, array in arrays.items():
                 file.seek(start + entries[name]["at"])
-                file.write(np.ascontiguousarray(array).data.cast("B"))
+                file.write(_bytes(array))
             file.truncate(start + at)
             file.flush()
             os.fsync(file.fileno())
@@ -77,7 +77,11 @@ def read(path: Path, *, is_checked: bool = True) -> ArrayFile:
             raise ValueError(f"{path.name} is cut short")
         is_empty = int(np.prod(shape)) == 0
         array = np.empty(shape, dtype) if is_empty else np.memmap(path, dtype, "r", start + entry["at"], shape)
-        if is_checked and zlib.crc32(np.ascontiguousarray(array).data.cast("B")) != entry["crc32"]:
+        if is_checked and zlib.crc32(_bytes(array)) != entry["crc32"]:
             raise ValueError(f"{path.name} fails its checksum at '{name}'")
         arrays[name] = array
     return ArrayFile(arrays, header["meta"])
+
+
+def _bytes(array: NDArray[Any]) -> memoryview:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

@@ -144,7 +144,7 @@ def legend(maximum: float) -> Markup:
         for k in range(n)
     ]
     for k in range(0, n + 1, 2):
-        anchor = "start" if k == 0 else ("end" if k == n else "middle")
+        anchor = "start" if k == 0 else "middle"
         text = "0" if k == 0 else numerals.fixed(maximum * k / n, numerals.decimals_for(maximum))
         parts.append(
             Markup('<text class="tick" x="{}" y="27" text-anchor="{}">{}</text>').format(LEGEND_STEP * k, anchor, text)

@@ -21,6 +21,8 @@ ROUTES = {
     ("post", "/api/jobs/{job_id}/cancel"): "Job",
     ("post", "/api/jobs/{job_id}/retry"): "Job",
     ("get", "/api/health"): "Health",
+    ("post", "/api/activation/new"): "NewActivations",
+    ("post", "/api/tokenize"): "Tokens",
 }
 
 
@@ -69,7 +71,8 @@ def test_answers_have_no_defaults():
 def test_every_route_refuses_what_is_not_there_in_one_shape(api, route):
     verb, path = route
     filled = re.sub(r"{(\w+)}", lambda match: "7" if match[1] in ("index", "job_id") else "none", path)
-    body = {"modelId": "none", "source": "none", "layer": "none", "index": 1} if verb == "post" else None
+    address = {"modelId": "none", "source": "none", "layer": "none", "index": 1}
+    body = {**address, "feature": address, "customText": "x", "prompt": "x"} if verb == "post" else None
     response = api.request(verb, f"http://localhost{filled}", json=body)
     if response.status_code == 200:
         assert path in ("/api/model/list", "/api/source-set/{model}/{name}", "/api/jobs", "/api/health")

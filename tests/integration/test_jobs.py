@@ -60,7 +60,7 @@ def test_a_killed_worker_costs_time_and_nothing_else(site: Site) -> None:
 
 
 def test_cancelling_stops_the_worker_and_retrying_ends_with_dashboards(site: Site) -> None:
-    job_id = site.add("cancelled", n_documents=1500)
+    job_id = site.add("cancelled", n_documents=800)
     worker = site.start_worker()
     site.wake()
     site.wait(job_id, lambda v: v.stage == "encode" and v.stages[1].n_shards_done >= 1)
@@ -68,12 +68,6 @@ def test_cancelling_stops_the_worker_and_retrying_ends_with_dashboards(site: Sit
         jobs.cancel(session, job_id)
     view = site.wait(job_id, lambda v: v.state == "cancelled")
     assert view.stages[1].n_shards_done < view.stages[1].n_shards
-    with (
-        transaction(site.sessions) as session,
-        pytest.raises(errors.ConflictError, match="cancelled|running|done|computing"),
-    ):
-        jobs.retry(session, job_id)
-        jobs.retry(session, job_id)
     with transaction(site.sessions) as session:
         jobs.retry(session, job_id)
         with pytest.raises(errors.ConflictError, match="is queued"):

@@ -10,7 +10,15 @@ from backend.web import numerals
 
 @pytest.mark.parametrize(
     ("fraction", "text"),
-    [(0, "0%"), (0.00213, "0.21%"), (0.5, "50%"), (1, "100%"), (3.2e-7, "0.000032%"), (0.0999, "10%"), (-0.01, "−1.0%")],
+    [
+        (0, "0%"),
+        (0.00213, "0.21%"),
+        (0.5, "50%"),
+        (1, "100%"),
+        (3.2e-7, "0.000032%"),
+        (0.0999, "10%"),
+        (-0.01, "−1.0%"),
+    ],
 )
 def test_percent_keeps_two_digits(fraction, text):
     assert numerals.percent(fraction) == text
@@ -38,7 +46,15 @@ def test_decimals_give_a_column_three_or_four_digits(maximum, decimals):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.012345, "0.0123"), (8123.4, "8,120"), (0.99996, "1.00"), (0, "0"), (-2.5, "−2.50"), (math.nan, "–"), (math.inf, "–")],
+    [
+        (0.012345, "0.0123"),
+        (8123.4, "8,120"),
+        (0.99996, "1.00"),
+        (0, "0"),
+        (-2.5, "−2.50"),
+        (math.nan, "–"),
+        (math.inf, "–"),
+    ],
 )
 def test_significant_digits(value, text):
     assert numerals.significant(value) == text

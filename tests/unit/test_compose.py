@@ -138,8 +138,9 @@ def test_services_restart_unless_they_run_once(services):
 
 
 def test_volumes_are_declared_and_used(compose, services):
-    used = {volume.partition(":")[0] for service in services.values() for volume in service.get("volumes", [])}
-    assert used == set(compose["volumes"])
+    mounted = [volume.split(":") for service in services.values() for volume in service.get("volumes", [])]
+    assert {source for source, *_ in mounted if not source.startswith(".")} == set(compose["volumes"])
+    assert all(mode == ["ro"] for source, _, *mode in mounted if source.startswith("."))
 
 
 def test_every_setting_of_a_url_names_a_service(services):

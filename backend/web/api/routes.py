@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from backend.web import schemas
-from backend.web.api import catalog, features, health, jobs
+from backend.web.api import catalog, features, health, jobs, live
 
 router = APIRouter(
     prefix="/api",
@@ -13,4 +13,5 @@ router = APIRouter(
 router.include_router(features.router)
 router.include_router(catalog.router)
 router.include_router(jobs.router)
+router.include_router(live.router)
 router.include_router(health.router)

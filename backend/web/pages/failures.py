@@ -15,7 +15,14 @@ from backend import errors
 from backend.web import rendering
 from backend.web.middleware import is_api
 
-_TITLES = {400: "This cannot be read", 403: "Not from here", 404: "Not found", 405: "Not found", 503: "Not available"}
+_TITLES = {
+    400: "This cannot be read",
+    403: "Not from here",
+    404: "Not found",
+    405: "Not found",
+    429: "Too busy",
+    503: "Not available",
+}
 
 
 router = APIRouter(include_in_schema=False)
@@ -43,7 +50,8 @@ def respond(request: Request, error: Exception) -> Response:
     status, message, hint = describe(error)
     if wants_json(request):
         text = f"{message} {hint}".strip()
-        return JSONResponse({"error": text, "message": text}, status)
+        later = {"Retry-After": str(error.retry_after_s)} if isinstance(error, errors.BusyError) else None
+        return JSONResponse({"error": text, "message": text}, status, headers=later)
     request_id = getattr(request.state, "request_id", "") if status == 500 else ""
     page = ErrorContext(_TITLES.get(status, "That did not work"), message, hint, request_id)
     return rendering.respond(request, "pages/error.html", page, status=status)

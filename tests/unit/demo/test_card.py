@@ -6,7 +6,7 @@ import pytest
 
 from demo import card
 
-MODEL = {"validation_loss": 2.5, "perplexity": 12.18, "tokens": 16_384_000, "steps": 2000, "seed": 0, "processes": 2}
+MODEL = {"validation_loss": 2.5, "perplexity": 12.18, "tokens": 16_384_000, "runs": [{"steps": 2000}]}
 SAE: dict[str, Any] = {
     "explained_variance": 0.9, "l0": 31.9, "dead_fraction": 0.01, "loss_sae": 2.7, "loss_clean": 2.5,
     "loss_recovered_zero": 0.98, "loss_recovered_mean": 0.96, "d_sae": 2048, "k": 32, "tokens": 8_000_000, "seed": 0,
@@ -27,7 +27,10 @@ def test_readme_shows_the_committed_cards() -> None:
 def test_every_number_of_a_source_is_in_its_row() -> None:
     rendered = card.render(MODEL, {"1-res-2k": SAE})
     assert "| `1-res-2k` | 0.9 | 31.9 | 0.01 | 2.7 | 2.5 | 0.98 | 0.96 |" in rendered
-    assert "validation loss **2.5** nats per token (perplexity 12.18), 16,384,000 tokens" in rendered
+    assert (
+        "validation loss **2.5** nats per token (perplexity 12.18). Its last training run: 16,384,000 tokens"
+        in rendered
+    )
 
 
 def test_sources_of_one_run_share_their_conditions_and_others_do_not() -> None:

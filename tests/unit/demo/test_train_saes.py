@@ -1,5 +1,8 @@
 """The training loop on a tiny model: same weights however layers are dealt, and it learns."""
 
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from demo import topk_sae, train_saes
+from demo import stdlib_text, topk_sae, train_model, train_saes
 
 N_TOKENS = 6000
 
@@ -81,3 +84,31 @@ def test_learning_rate_warms_up_holds_and_falls_to_zero() -> None:
     """Factors at the start, in the middle and at the last step."""
     factors = [train_saes.learning_rate_factor(step, 1000) for step in (0, 500, 999)]
     assert factors == pytest.approx([1 / train_saes.WARMUP, 1.0, 1 / (train_saes.DECAY * 1000)])
+
+
+def test_a_run_over_some_layers_keeps_the_others_on_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers 1 and 3 anew, layer 2 as it was; jobs carry the command line."""
+    jobs: list[train_saes.Job] = []
+
+    def fake(job: train_saes.Job) -> dict[str, dict[str, object]]:
+        jobs.append(job)
+        return {f"{layer}-res-2k": {"tokens": job.n_tokens} for layer in job.layers}
+
+    monkeypatch.setattr(train_saes, "train_and_measure", fake)
+    monkeypatch.setattr(train_saes, "ProcessPoolExecutor", lambda n, mp_context: ThreadPoolExecutor(n))
+    document = stdlib_text.Document("a.py", "print(1)\n" * 50)
+    monkeypatch.setattr(stdlib_text, "documents", lambda *, with_tests=False: iter([document]))
+    train_model.train_tokenizer([document.text], tmp_path / "stdlib-4l")
+    (tmp_path / "sae_card.json").write_text('{"2-res-2k": {"tokens": 1}, "3-res-2k": {"tokens": 1}}')
+    arguments = ["--weights", str(tmp_path), "--tokens", "6_000", "--seed", "5", "--layers", "3,1"]
+    monkeypatch.setattr(sys, "argv", ["train_saes", *arguments])
+    monkeypatch.setattr(train_model, "encode_documents", lambda tokenizer, texts: np.arange(len(texts)))
+    train_saes.main()
+    card = json.loads((tmp_path / "sae_card.json").read_text())
+    assert list(card) == ["1-res-2k", "2-res-2k", "3-res-2k"]
+    assert [entry["tokens"] for entry in card.values()] == [6000, 1, 6000]
+    assert [(job.layers, job.seed, job.n_threads) for job in sorted(jobs, key=lambda job: job.layers)] == [
+        ((1,), 5, 1),
+        ((3,), 5, 1),
+    ]
+    assert len(jobs[0].train_tokens) == (0 if document.is_validation else 1)

@@ -1,0 +1,63 @@
+"""What is hard to write: texts that COPY, JSON and Postgres each treat specially, and densities."""
+
+import numpy as np
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Dashboard, Feature, Revision, Source
+from backend.formats import dashboards
+from backend.services import catalog, ingest
+from tests import hosted
+
+WORDS = ["\x00nul", "tab\t", "line\n", "back\\slash", "\\N", 'quote"', "␟", "É", "\r", "\\x41", "plain"]
+
+
+def test_any_token_text_survives_copy(session: Session) -> None:
+    made = hosted.host(session)
+    revision = ingest.begin_revision(
+        session, source_id=made.source_id, corpus_id=made.corpus_id, job_id=None, n_features=2, spec={}
+    )
+    alive, dead = hosted.every_kind()[hosted.RICH], hosted.every_kind()[hosted.DEAD]
+    words = [f"{word}{i}" if i >= len(WORDS) else word for i, word in enumerate(WORDS * 2)]
+    ingest.copy_dashboards(session, revision, [dead, alive], n_tokens=hosted.N_TOKENS, vocabulary=words)
+    rows = session.scalars(select(Feature).where(Feature.revision_id == revision).order_by(Feature.index)).all()
+    expected = [words[token].replace("\x00", "␀") for token in alive.top_tokens]
+    assert rows[1].fires_on == expected
+    assert all(text.lower() in rows[1].token_texts for text in expected)
+    assert rows[0].n_firings == 0
+    packed = session.scalars(
+        select(Dashboard.packed).where(Dashboard.revision_id == revision, Dashboard.index == alive.index)
+    )
+    assert dashboards.pack(dashboards.unpack(packed.one())) == dashboards.pack(alive)
+
+    ingest.publish(session, revision)
+    shown = catalog.source(session, hosted.MODEL, hosted.SOURCE)
+    assert (shown.revision_id, shown.n_alive, shown.n_firings) == (revision, 1, alive.n_firings)
+    ingest.drop_old_revisions(session, made.source_id)
+    assert session.scalars(select(Revision.id).where(Revision.source_id == made.source_id)).all() == [revision]
+    assert session.get_one(Source, made.source_id, populate_existing=True).revision_id == revision
+
+
+def test_vocabularies_and_contexts_are_stored_once(session: Session) -> None:
+    hosted.host(session)
+    first = ingest.store_vocabulary(session, WORDS, [0])
+    assert ingest.store_vocabulary(session, WORDS, [0]) == first
+    assert ingest.store_vocabulary(session, WORDS, [1]) != first
+    assert catalog.vocabulary(session, first) == tuple(WORDS)
+    rows = np.arange(80, dtype=np.uint16).reshape(10, 8)
+    corpus_id = hosted.add_corpus(session, hosted.MODEL, first)
+    ingest.store_contexts(session, corpus_id, np.array([3, 3, 7]), rows)
+    session.connection().exec_driver_sql("DROP TABLE new_context")
+    ingest.store_contexts(session, corpus_id, np.array([7, 9]), rows)
+    query = "SELECT index, tokens FROM context WHERE corpus_id = %s ORDER BY index"
+    found = session.connection().exec_driver_sql(query, (corpus_id,)).all()
+    assert [(index, np.frombuffer(tokens, "<u2").tolist()) for index, tokens in found] == [
+        (index, rows[index].tolist()) for index in (3, 7, 9)
+    ]
+
+
+def test_density_histogram_counts_every_live_feature() -> None:
+    found = ingest.density_histogram(np.array([1e-5, 0.01, 0.5, 1.0]))
+    assert sum(found["counts"]) == 4
+    assert (found["low"], found["high"]) == (-5.0, 0.0)
+    assert sum(ingest.density_histogram(np.zeros(0))["counts"]) == 0
