@@ -13,7 +13,7 @@ help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo '  Options: EYEPIECE_PORT=4000, EYEPIECE_DATA=/big/disk (all in docs/settings.md), PYTHON=python3.13,'
-	@echo '  TORCH=2.15.0 (another PyTorch than the pinned one), ARGS="-k jobs" (passed on to run, test, test-gpu).'
+	@echo '  TORCH=2.15.0 (another PyTorch than the pinned one), ARGS="-k jobs" (passed on to run, test, test-gpu, bench).'
 
 setup: ## Install what `make run` needs into .venv and build the browser assets
 	@$(SETUP) run assets
@@ -47,9 +47,9 @@ test-gpu: ## Run only the tests that need a CUDA device
 	@$(SETUP) dev
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
 
-bench: ## Run the measurements in tests/bench
+bench: ## Run the measurements in bench/
 	@$(SETUP) dev
-	@bin/bench
+	@bin/bench $(ARGS)
 
 migrate: ## Bring the database's tables up to date
 	@$(SETUP) run

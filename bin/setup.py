@@ -76,6 +76,7 @@ def install_packages(kind: str, *, torch: str | None) -> None:
     packages = _packages_key(constraints)
     if stamp.get("packages") == packages and stamp.get("kind") in (kind, "dev"):
         return
+    kind = "dev" if stamp.get("kind") == "dev" else kind
     (VENV / "constraints.txt").write_text(constraints)
     _hint_cpu_only()
     with _Step(f"Python packages ({EXTRAS[kind]})") as step:

@@ -70,7 +70,7 @@ def draw_contexts(tokens: np.ndarray, n: int, rng: np.random.Generator) -> torch
 def orthogonalize(gradient: torch.Tensor) -> torch.Tensor:
     """Five quintic Newton-Schulz steps towards the nearest semi-orthogonal matrix, in fp32 (Muon's coefficients)."""
     is_tall = gradient.shape[0] > gradient.shape[1]
-    x = gradient.T if is_tall else gradient
+    x: torch.Tensor = gradient.T if is_tall else gradient
     x = x / (x.norm() + 1e-7)
     for _ in range(5):
         gram = x @ x.T

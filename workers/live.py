@@ -183,11 +183,6 @@ class LiveWorker:
         description = dictionary.description
         hook_point = names.parse_hook_point(files.hook_point)
         capture = language_model.resolve(loaded.model, hook_point, is_centred=description.is_centred)
-        if language_model.width(loaded.model, capture) != description.d_in:
-            raise errors.UnsupportedError(
-                f"{hook_point} of this model is not as wide as the SAE's input, {description.d_in}.",
-                hint="Check the model, and the hook point.",
-            )
         return LoadedSource(loaded, dictionary, capture)
 
     def _model(self, weights: str, dtype: str) -> LoadedModel:

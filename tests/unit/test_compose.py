@@ -82,7 +82,7 @@ def test_every_eyepiece_variable_is_a_setting(services):
     assert given <= {f"EYEPIECE_{field.upper()}" for field in Settings.model_fields}
 
 
-@pytest.mark.parametrize("name", ["migrate", "web", "worker", "worker-cpu"])
+@pytest.mark.parametrize("name", ["migrate", "web", "worker", "live", "worker-cpu", "live-cpu"])
 def test_the_environment_of_our_services_makes_settings(services, name):
     values = {key.removeprefix("EYEPIECE_").lower(): value for key, value in environment(services[name]).items()}
     settings = Settings(**values)
@@ -160,9 +160,12 @@ def test_commands_name_modules_that_exist(services, stages):
         assert (REPOSITORY / module.replace(".", "/")).with_suffix(".py").exists(), module
 
 
-def test_a_gpu_worker_gets_one_gpu_and_the_cpu_worker_none(services):
-    device = services["worker"]["deploy"]["resources"]["reservations"]["devices"]
+@pytest.mark.parametrize("name", ["worker", "live"])
+def test_a_gpu_process_gets_one_gpu_and_its_cpu_twin_none(services, name):
+    device = services[name]["deploy"]["resources"]["reservations"]["devices"]
     assert device == [{"driver": "nvidia", "device_ids": ["0"], "capabilities": ["gpu"]}]
-    assert environment(services["worker"])["EYEPIECE_DEVICE"] == "cuda"
-    assert environment(services["worker-cpu"])["EYEPIECE_DEVICE"] == "cpu"
-    assert "deploy" not in services["worker-cpu"]
+    assert environment(services[name])["EYEPIECE_DEVICE"] == "cuda"
+    twin = services[f"{name}-cpu"]
+    assert environment(twin)["EYEPIECE_DEVICE"] == "cpu"
+    assert "deploy" not in twin
+    assert twin.get("command") == services[name].get("command")

@@ -2,8 +2,8 @@
 
 TransformerLens names the places: a `TransformerBridge` over the model's shape (no weights) resolves a hook point to
 the input or output of one Hugging Face module. The forward pass itself is Hugging Face's own with a hook on that
-module and an early stop, since the bridge's (eager attention, every hook) takes three to four times as long
-(`docs/decisions/0002-capture.md`). Tests hold the two equal.
+module and an early stop, since the bridge's (eager attention, every hook) takes longer (measured in
+`docs/decisions/0002-capture.md`). Tests hold the two equal.
 
 Owns also the rule for "the model the SAE was trained on": centred writing weights are applied as what they amount to.
 """

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from backend import errors
 from workers.compute import language_model, sae
 
 
@@ -31,9 +32,18 @@ def activations(
     texts: Sequence[Sequence[int]],
     features: Sequence[int],
 ) -> list[list[float]]:
-    """A value for each token of each text, of the feature asked for with it; 0 where it does not fire or count."""
+    """A value for each token of each text, of the feature asked for with it; 0 where it does not fire or count.
+
+    Raises:
+        UnsupportedError: The SAE reads another width than the hook point has.
+    """
     tokens, is_text = _padded(texts)
     x = language_model.residuals(model, capture, tokens)[is_text.to(model.device)]
+    if x.shape[-1] != dictionary.description.d_in:
+        raise errors.UnsupportedError(
+            f"{capture.hook_point} of this model has width {x.shape[-1]}; the SAE reads {dictionary.description.d_in}.",
+            hint="Check the model, and the hook point.",
+        )
     firings = sae.encode(dictionary, x)
     values, start = [], 0
     for ids, feature in zip(texts, features, strict=True):

@@ -27,10 +27,7 @@ def test_readme_shows_the_committed_cards() -> None:
 def test_every_number_of_a_source_is_in_its_row() -> None:
     rendered = card.render(MODEL, {"1-res-2k": SAE})
     assert "| `1-res-2k` | 0.9 | 31.9 | 0.01 | 2.7 | 2.5 | 0.98 | 0.96 |" in rendered
-    assert (
-        "validation loss **2.5** nats per token (perplexity 12.18). Its last training run: 16,384,000 tokens"
-        in rendered
-    )
+    assert "validation loss **2.5** nats per token (perplexity 12.18) after 16,384,000 tokens in 2000 steps" in rendered
 
 
 def test_sources_of_one_run_share_their_conditions_and_others_do_not() -> None:

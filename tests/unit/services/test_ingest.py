@@ -45,7 +45,9 @@ def test_vocabularies_and_contexts_are_stored_once(session: Session) -> None:
     assert ingest.store_vocabulary(session, WORDS, [1]) != first
     assert catalog.vocabulary(session, first) == tuple(WORDS)
     rows = np.arange(80, dtype=np.uint16).reshape(10, 8)
-    corpus_id = hosted.add_corpus(session, hosted.MODEL, first)
+    facts = ingest.CorpusFacts("text", "print", 8, 10, 70, is_first_masked=True, blob_key="corpora/print.npy")
+    corpus_id = ingest.store_corpus(session, hosted.MODEL, first, facts)
+    assert ingest.store_corpus(session, hosted.MODEL, first, facts) == corpus_id
     ingest.store_contexts(session, corpus_id, np.array([3, 3, 7]), rows)
     session.connection().exec_driver_sql("DROP TABLE new_context")
     ingest.store_contexts(session, corpus_id, np.array([7, 9]), rows)
