@@ -47,7 +47,7 @@ test-gpu: ## Run only the tests that need a CUDA device
 	@$(SETUP) dev
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
 
-bench: ## Run the measurements in bench/
+bench: ## Run the measurements in tests/bench
 	@$(SETUP) dev
 	@bin/bench $(ARGS)
 

@@ -8,6 +8,7 @@ import importlib.resources
 import importlib.util
 import json
 import re
+import tomllib
 
 import jsonschema
 import pytest
@@ -169,3 +170,9 @@ def test_a_gpu_process_gets_one_gpu_and_its_cpu_twin_none(services, name):
     assert environment(twin)["EYEPIECE_DEVICE"] == "cpu"
     assert "deploy" not in twin
     assert twin.get("command") == services[name].get("command")
+
+
+def test_images_contain_every_package_of_ours():
+    lines = (REPOSITORY / ".dockerignore").read_text().splitlines()
+    patterns = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
+    assert {f"!{pattern.removesuffix('*')}" for pattern in patterns["include"]} <= set(lines)
