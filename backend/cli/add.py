@@ -68,7 +68,7 @@ def register(
     folder = Path(model)
     weights = str(folder.resolve()) if folder.is_dir() else model
     model_id = names.check_id(model_id or Path(model).name, "model")
-    hook_point = names.parse_hook_point(spec["hook_point"]) if spec["hook_point"] else description.hook_point
+    hook_point = names.parse_hook_point(spec["hook_point"]) if spec.get("hook_point") else description.hook_point
     name = names.check_id(source or names.default_source_id(hook_point.layer, sae_folder.resolve().name), "source")
     catalog.add_model(session, model_id, weights)
     source_id = catalog.add_source(

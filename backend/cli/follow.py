@@ -26,6 +26,7 @@ def follow(
     columns = (TextColumn("{task.description}"), BarColumn(), percent, says)
     with Progress(*columns, console=console) as progress:
         tasks: dict[int, TaskID] = {}
+        said: dict[int, str] = {}
         while True:
             with transaction(sessions) as session:
                 views = [jobs.get(session, job_id) for job_id in job_ids]
@@ -33,10 +34,18 @@ def follow(
                 if view.id not in tasks:
                     tasks[view.id] = progress.add_task(f"{view.model}/{view.source}", total=1.0, says="")
                 progress.update(tasks[view.id], completed=view.fraction, says=sentence(view))
+                if not console.is_terminal and said.get(view.id) != (now := _coarsely(view)):
+                    said[view.id] = now
+                    console.print(f"{view.model}/{view.source}: {sentence(view)}")
             if all(view.state in _ENDED for view in views):
                 return views
             on_poll()
             time.sleep(POLL_S)
+
+
+def _coarsely(view: jobs.JobView) -> str:
+    """What a log of no terminal repeats a line for: another state, stage, or tenth of the way."""
+    return f"{view.state} {view.stage} {int(view.fraction * 10)}"
 
 
 def sentence(view: jobs.JobView) -> str:
