@@ -4,7 +4,7 @@
 def main() -> None:
     """Run the command line."""
     try:
-        from backend.cli import main as commands  # noqa: PLC0415 - takes a second, in which Ctrl-C must be quiet
+        from backend.cli import main as commands  # takes a second, in which Ctrl-C must be quiet
 
         commands.main()
     except KeyboardInterrupt:
