@@ -7,6 +7,7 @@ and on object stores (an object appears when its upload completes). `local` give
 import contextlib
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ class Store:
         if self.is_local:
             target = Path(self._full(key))
             target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f".{target.name}.partial")
+            partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
             shutil.move(path, partial)
             partial.replace(target)
         else:

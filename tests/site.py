@@ -5,7 +5,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,16 @@ class Site:
     settings: Settings
     sessions: sessionmaker[Session]
     folder: Path
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    """Every one started; those still running are killed at the end."""
 
     def start_worker(self, **settings: Any) -> subprocess.Popen[bytes]:
         environment = children.environment(self.settings.model_copy(update=settings))
         command = [sys.executable, "-W", "ignore", "-m", "workers.celery_app"]
         with (self.folder / "worker.log").open("ab") as log:
-            return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
+            worker = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
+        self.workers.append(worker)
+        return worker
 
     def add(self, name: str, *, n_documents: int = 400, **spec: Any) -> int:
         """Host a new source; the job's id."""
@@ -86,5 +90,9 @@ def site() -> Iterator[Site]:
             )  # fmt: skip
             migrate.migrate(settings)
             engine = create_engine(settings.database_url)
-            yield Site(settings, session_factory(engine), folder)
+            made = Site(settings, session_factory(engine), folder)
+            yield made
+            for worker in made.workers:
+                worker.kill()
+                worker.wait()
             engine.dispose()

@@ -178,7 +178,7 @@ class LiveWorker:
             files = inference.source_files(session, model, source)
         loaded = self._model(files.model_weights, files.dtype)
         folder = Path(files.sae_weights)
-        key = (files.sae_weights, _written_at(folder))
+        key = (files.sae_weights, runtime.written_at(files.sae_weights))
         dictionary = self._saes.get(key, lambda: sae.load(folder, device=self.device))
         description = dictionary.description
         hook_point = names.parse_hook_point(files.hook_point)
@@ -190,7 +190,7 @@ class LiveWorker:
             model = language_model.load(weights, device=self.device, dtype=runtime.DTYPES[dtype])
             return LoadedModel(model, language_model.vocabulary(model))
 
-        return self._models.get((weights, dtype, _written_at(Path(weights))), load)
+        return self._models.get((weights, dtype, runtime.written_at(weights)), load)
 
     def _refuse(self, request: Request, error: Exception) -> None:
         match error:
@@ -271,11 +271,6 @@ def _shown(source: LoadedSource, text: Text, values: list[float]) -> messages.Te
         start += 1
     tokens = tuple(source.model.vocabulary[i] for i in text.ids[start:])
     return messages.TextActivations(tokens, tuple(values[start:]))
-
-
-def _written_at(folder: Path) -> int:
-    """When a file of the folder was last replaced, in ns; 0 for a hub name. Weights trained anew are loaded anew."""
-    return max((file.stat().st_mtime_ns for file in folder.iterdir()), default=0) if folder.is_dir() else 0
 
 
 def _report(worker: LiveWorker, settings: Settings, stop: threading.Event) -> None:

@@ -22,6 +22,8 @@ from workers.compute import corpus as corpora
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEFAULT_CONTEXT = 128
+MAX_CONTEXT = 65_536
+"""Positions are stored in two bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +138,11 @@ def build_corpus(
     max_tokens = spec.max_tokens or None
     if spec.is_tokens:
         rows = corpora.from_rows(
-            Path(spec.corpus), special_tokens=special, n_vocabulary=len(loaded.vocabulary), max_tokens=max_tokens
+            Path(spec.corpus),
+            special_tokens=special,
+            n_vocabulary=len(loaded.vocabulary),
+            n_ids=language_model.n_embeddings(loaded.model),
+            max_tokens=max_tokens,
         )
         _check_context(rows.rows.shape[1], loaded)
         return rows
@@ -164,19 +170,33 @@ def finish(
 ) -> Iterator[list[Dashboard]]:
     """Every feature's dashboard, block by block, from the postings of all shards in order."""
     directions = loaded.sae.directions()
-    residual_map = language_model.residual_map(loaded.model, loaded.capture)
-    W_U = language_model.unembedding(loaded.model)
-    lens = W_U if residual_map is None else residual_map @ W_U
-    inputs = dashboards.FinishInputs(loaded.sae, directions, lens, seed=seed)
+    inputs = dashboards.FinishInputs(loaded.sae, directions, _lens(loaded), seed=seed)
     return dashboards.finish(inputs, parts, rows)
 
 
+def _lens(loaded: Loaded) -> torch.Tensor | None:
+    """The unembedding as seen from the hook point; None where no linear path leads there, and pages say so."""
+    try:
+        residual_map = language_model.residual_map(loaded.model, loaded.capture)
+        W_U = language_model.unembedding(loaded.model)
+    except errors.UnsupportedError:
+        return None
+    return W_U if residual_map is None else residual_map @ W_U
+
+
 def _check_context(size: int, loaded: Loaded) -> None:
-    if not 2 <= size <= loaded.model.n_context:
+    longest = min(loaded.model.n_context, MAX_CONTEXT)
+    if not 2 <= size <= longest:
         raise errors.InvalidInputError(
-            f"contexts of {size} tokens do not fit the model, which takes 2 to {loaded.model.n_context}.",
+            f"contexts of {size} tokens do not fit the model, which takes 2 to {longest}.",
             hint="Set --context-size.",
         )
+
+
+def written_at(weights: str) -> int:
+    """When a file of the folder was last replaced, in ns; 0 for a hub name. Weights trained anew are loaded anew."""
+    folder = Path(weights)
+    return max((file.stat().st_mtime_ns for file in folder.iterdir()), default=0) if folder.is_dir() else 0
 
 
 def model_facts(loaded: Loaded) -> ingest.ModelFacts:

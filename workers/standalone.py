@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import numpy as np
@@ -23,9 +24,11 @@ from backend.formats import dashboards as packed
 from backend.formats import neuronpedia_files
 from backend.services import catalog, features
 from workers import runtime
+from workers.compute import activation_index
 from workers.compute.corpus import Corpus
 
 Option = typer.Option
+SHARD_TOKENS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ def compute(
     console = Console(stderr=True)
     clock = runtime.Stopwatch()
     clock.add("import", time.time() - psutil.Process().create_time(), time.process_time())
-    with console.status("preparing") as status:
+    with TemporaryDirectory(prefix="eyepiece-") as scratch, console.status("preparing") as status:
         with clock.stage("prepare"):
             loaded = runtime.load(model, sae.resolve(), spec)
             rows = runtime.build_corpus(loaded, spec)
@@ -74,10 +77,15 @@ def compute(
             status.update(f"encoding: {n_done:,} of {rows.rows.size:,} tokens")
 
         with clock.stage("encode"):
-            postings = runtime.encode(loaded, rows, first_context=0, n_contexts=rows.n_contexts, on_batch=on_batch)
+            parts = []
+            for number, (first, n) in enumerate(activation_index.shards(rows.n_contexts, n_shards=_n_shards(rows))):
+                postings = runtime.encode(loaded, rows, first_context=first, n_contexts=n, on_batch=on_batch)
+                path = Path(scratch) / f"{number}.postings"
+                postings.write(path, {})
+                parts.append(activation_index.read(path))
         with clock.stage("finish"):
             found = []
-            for block in runtime.finish(loaded, [postings], rows, seed=seed):
+            for block in runtime.finish(loaded, parts, rows, seed=seed):
                 found += block
                 status.update(f"finishing: {len(found):,} of {loaded.sae.d_sae:,} features")
         with clock.stage("write"):
@@ -90,6 +98,11 @@ def compute(
     line = result | clock.report()
     (out / "summary.json").write_bytes(orjson.dumps(line, option=orjson.OPT_INDENT_2))
     typer.echo(json.dumps(line))
+
+
+def _n_shards(rows: Corpus) -> int:
+    """Shards bound the memory of the transpose; the dashboards are the same bytes however many there are."""
+    return max(1, round(rows.rows.size / SHARD_TOKENS))
 
 
 def _write(out: Path, loaded: runtime.Loaded, rows: Corpus, found: list[packed.Dashboard]) -> dict[str, Any]:

@@ -79,13 +79,24 @@ class Worker:
 
     def _load(self, claimed: jobs.Claim) -> tuple[runtime.Loaded, runtime.Spec]:
         spec = spec_of(claimed.spec, self.settings)
-        key = (claimed.model_weights, claimed.source_weights, spec.device, spec.dtype, spec.threads, spec.hook_point)
+        folders = (claimed.model_weights, claimed.source_weights)
+        written = [runtime.written_at(folder) for folder in folders]
+        if claimed.spec.get("written_at", written) != written:
+            raise errors.InvalidInputError(
+                "the model's or SAE's files were replaced while the job ran.",
+                hint="Add it again to compute from the new ones.",
+            )
+        key = (*folders, *written, spec.device, spec.dtype, spec.threads, spec.hook_point)
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # before loading, so that two models are never resident
             self._loaded = (key, runtime.load(claimed.model_weights, Path(claimed.source_weights), spec))
         return self._loaded[1], spec
 
     def _prepare(self, claimed: jobs.Claim, lease: "Lease") -> None:
+        with transaction(self.sessions) as session:
+            ended = jobs.earlier_jobs(session, claimed)
+        for job_id in ended:
+            self.blobs.delete_folder(f"jobs/{job_id}")
         loaded, spec = self._load(claimed)
         rows = runtime.build_corpus(loaded, spec, on_progress=lease.at)
         facts = ingest.CorpusFacts(
@@ -107,7 +118,10 @@ class Worker:
             vocabulary_id = ingest.store_vocabulary(session, loaded.vocabulary, loaded.model.special_tokens)
             ingest.store_model_facts(session, claimed.model, runtime.model_facts(loaded), vocabulary_id)
             corpus_id = ingest.store_corpus(session, claimed.model, vocabulary_id, facts)
-            session.get_one(tables.Job, claimed.job_id).spec = claimed.spec | {"corpus_id": corpus_id}
+            session.get_one(tables.Job, claimed.job_id).spec = claimed.spec | {
+                "corpus_id": corpus_id,
+                "written_at": [runtime.written_at(claimed.model_weights), runtime.written_at(claimed.source_weights)],
+            }
             jobs.plan_encoding(session, claimed.job_id, plan)
 
     def _encode(self, claimed: jobs.Claim, lease: "Lease") -> None:
@@ -214,7 +228,7 @@ class Lease:
             try:
                 with transaction(self.worker.sessions) as session:
                     is_kept = jobs.renew(
-                        session, self.claimed, worker=self.worker.name, lease_s=settings.lease_s,
+                        session, self.claimed, lease_s=settings.lease_s,
                         n_done=self.n_done, n_units=max(self.n_units, self.n_done),
                     )  # fmt: skip
             except Exception:

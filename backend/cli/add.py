@@ -54,7 +54,7 @@ def add(
         wake(link.settings, link.sessions)
         console.print(f"job {job_id} computes {ref}")
         if watch:
-            (view,) = follow.follow(link.sessions, [job_id], console)
+            (view,) = follow.follow(link.sessions, [job_id], console, on_poll=link.check)
             if view.state != "done":
                 raise errors.ConflictError(f"job {job_id} {view.state}: {view.error or 'as asked'}")
             console.print(f"Browse {link.address}{names.source_url(*ref.split('/'))}")
@@ -83,7 +83,12 @@ def wake(settings: Settings, sessions: sessionmaker[Session]) -> None:
     app = broker.celery_app(settings)
     with transaction(sessions) as session:
         shard_ids = jobs.unsent(session, resend_after_s=120.0)
-    broker.wake_workers(app, len(shard_ids))
+    try:
+        broker.wake_workers(app, len(shard_ids))
+    except errors.UnavailableError:
+        with transaction(sessions) as session:
+            jobs.forget_sending(session, shard_ids)
+        raise
 
 
 def list_jobs(data: Data = None) -> None:

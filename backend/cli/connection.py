@@ -3,9 +3,10 @@
 `add` works with nothing running too: it starts database, queue and a worker for as long as it follows its job.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from backend.cli import children, migrate
 from backend.db.session import create_engine, session_factory
 from backend.embedded import data_folder, services
+from backend.embedded.processes import Child
 from backend.settings import Settings
 
 
@@ -23,6 +25,8 @@ class Connection:
 
     settings: Settings
     sessions: sessionmaker[Session]
+    check: Callable[[], None]
+    """Raises `UnavailableError` when a worker of our own has died."""
     address: str
     """Of the site: the one that runs on the folder, or where `eyepiece up` would serve it."""
 
@@ -42,6 +46,7 @@ def opened(data: Path | None, *, with_worker: bool = False) -> Iterator[Connecti
     """
     settings = settings_of(data)
     with ExitStack() as stack:
+        check: Callable[[], None] = _nothing_to_check
         if not (settings.database_url and settings.redis_url):
             urls = stack.enter_context(services.available(settings.data))
             is_own = isinstance(urls, services.Services)
@@ -54,7 +59,17 @@ def opened(data: Path | None, *, with_worker: bool = False) -> Iterator[Connecti
                     worker = children.all_of(settings, folder)[1]
                     stack.callback(worker.stop)
                     worker.start()
+                    check = partial(_refuse_dead, worker)
         engine = create_engine(settings.database_url)
         stack.callback(engine.dispose)
         address = data_folder.address_of(settings.data) or f"http://{settings.host}:{settings.port}"
-        yield Connection(settings, session_factory(engine), address)
+        yield Connection(settings, session_factory(engine), check, address)
+
+
+def _nothing_to_check() -> None:
+    """The Eyepiece that runs watches its own workers."""
+
+
+def _refuse_dead(worker: Child) -> None:
+    if worker.poll() is not None:
+        raise worker.failure("stopped")

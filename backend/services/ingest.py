@@ -23,6 +23,7 @@ from backend.db.tables import Corpus, Feature, Model, Revision, Source, Vocabula
 from backend.formats import dashboards
 
 N_DENSITY_BINS = 50
+_COPY_ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +131,12 @@ def store_contexts(session: Session, corpus_id: int, indexes: NDArray[np.int64],
     session.connection().exec_driver_sql(
         "CREATE TEMPORARY TABLE new_context (index integer, tokens bytea) ON COMMIT DROP"
     )
-    lines = io.StringIO()
-    for index in np.unique(indexes).tolist():
-        lines.write(f"{index}\t\\\\x{np.ascontiguousarray(rows[index]).tobytes().hex()}\n")
-    _copy(session, "new_context (index, tokens)", lines)
+    shown = np.unique(indexes)
+    for start in range(0, len(shown), _COPY_ROWS):
+        lines = io.StringIO()
+        for index in shown[start : start + _COPY_ROWS].tolist():
+            lines.write(f"{index}\t\\\\x{np.ascontiguousarray(rows[index]).tobytes().hex()}\n")
+        _copy(session, "new_context (index, tokens)", lines)
     session.connection().exec_driver_sql(
         "INSERT INTO context (corpus_id, index, tokens) SELECT %s, index, tokens FROM new_context ON CONFLICT DO NOTHING",
         (corpus_id,),

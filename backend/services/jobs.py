@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import Row, Select, and_, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.selectable import ForUpdateArg
 
 from backend import errors
 from backend.db.tables import Job, Model, Shard, Source, WorkerReport
@@ -24,6 +25,8 @@ STAGES = ("prepare", "encode", "finish")
 STAGE_SHARE = {"prepare": 0.03, "encode": 0.82, "finish": 0.15}
 """Usual share of a job's time, for the bar over the whole job."""
 ACTIVE = ("queued", "running")
+_LOCK = ForUpdateArg(key_share=True)
+"""Does not wait for the finish stage, whose uncommitted revision refers to job and source. The job before its shards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +84,12 @@ class Claim:
     source_weights: str
     spec: dict[str, Any]
     attempt: int
+    worker: str
 
 
 def create(session: Session, source_id: int, spec: dict[str, Any]) -> int:
     """Queue a computation and return its id. A source computes one thing at a time."""
-    session.execute(select(Source.id).where(Source.id == source_id).with_for_update())
+    session.execute(select(Source.id).where(Source.id == source_id).with_for_update(key_share=True))
     busy = session.scalar(select(Job.id).where(Job.source_id == source_id, Job.state.in_(ACTIVE)))
     if busy is not None:
         raise errors.ConflictError(f"job {busy} is computing this source already.", hint="Wait for it, or cancel it.")
@@ -146,15 +150,15 @@ def _claim(session: Session, shard: Shard) -> Claim:
     model = session.get_one(Model, source.model_id)
     return Claim(
         shard.id, job.id, source.id, shard.stage, shard.number, shard.first_context, shard.n_contexts,
-        model.id, model.weights, source.name, source.weights, job.spec, shard.attempts,
+        model.id, model.weights, source.name, source.weights, job.spec, shard.attempts, shard.worker or "",
     )  # fmt: skip
 
 
-def renew(session: Session, claimed: Claim, *, worker: str, lease_s: float, n_done: int, n_units: int) -> bool:
+def renew(session: Session, claimed: Claim, *, lease_s: float, n_done: int, n_units: int) -> bool:
     """Report progress and keep the lease; False if the shard is no longer ours (cancelled, or the lease was lost)."""
     kept = session.execute(
         update(Shard)
-        .where(Shard.id == claimed.shard_id, Shard.worker == worker, Shard.attempts == claimed.attempt)
+        .where(Shard.id == claimed.shard_id, Shard.worker == claimed.worker, Shard.attempts == claimed.attempt)
         .where(Shard.state == "running")
         .values(lease_until=func.now() + timedelta(seconds=lease_s), n_done=n_done, n_units=n_units)
         .returning(Shard.id)
@@ -171,9 +175,9 @@ def finish_shard(
     seconds: dict[str, Any] | None = None,
 ) -> bool:
     """Mark our shard done; False if it was not ours any more (then nothing is changed). Locks the job first."""
-    job = session.get_one(Job, claimed.job_id, with_for_update=True)
-    shard = session.get_one(Shard, claimed.shard_id, with_for_update=True)
-    if shard.state != "running" or shard.attempts != claimed.attempt or job.state != "running":
+    job = session.get_one(Job, claimed.job_id, with_for_update=_LOCK)
+    shard = session.get_one(Shard, claimed.shard_id, with_for_update=_LOCK)
+    if not _is_ours(shard, claimed) or job.state != "running":
         return False
     shard.state, shard.lease_until, shard.finished_at = "done", None, func.now()
     shard.n_done = shard.n_units = n_units
@@ -214,8 +218,9 @@ def postings_keys(session: Session, job_id: int) -> list[str]:
 
 def fail(session: Session, claimed: Claim, message: str, *, is_final: bool) -> None:
     """Our shard went wrong. Final (the input is at fault): the job fails. Else it is queued again, up to its limit."""
-    shard = session.get_one(Shard, claimed.shard_id, with_for_update=True)
-    if shard.state != "running" or shard.attempts != claimed.attempt:
+    session.get_one(Job, claimed.job_id, with_for_update=_LOCK)
+    shard = session.get_one(Shard, claimed.shard_id, with_for_update=_LOCK)
+    if not _is_ours(shard, claimed):
         return
     if is_final:
         _fail(session, shard, message)
@@ -231,9 +236,19 @@ def _fail(session: Session, shard: Shard, message: str) -> None:
     _stop_shards(session, shard.job_id)
 
 
+def _is_ours(shard: Shard, claimed: Claim) -> bool:
+    return (shard.state, shard.worker, shard.attempts) == ("running", claimed.worker, claimed.attempt)
+
+
+def earlier_jobs(session: Session, claimed: Claim) -> list[int]:
+    """Ended jobs of the same source before this one: what they left as blobs is nobody's any more."""
+    query = select(Job.id).where(Job.source_id == claimed.source_id, Job.id < claimed.job_id)
+    return list(session.scalars(query.where(Job.state.not_in(ACTIVE))))
+
+
 def cancel(session: Session, job_id: int) -> None:
     """Stop a job; a worker that is at it hears within a heartbeat. One that has ended is left as it is."""
-    job = session.get(Job, job_id, with_for_update=True)
+    job = session.get(Job, job_id, with_for_update=_LOCK)
     if job is None:
         raise _no_job(job_id)
     if job.state in ACTIVE:
@@ -248,7 +263,7 @@ def _stop_shards(session: Session, job_id: int) -> None:
 
 def retry(session: Session, job_id: int) -> None:
     """Queue what a failed or cancelled job has not finished; what is done stays done."""
-    job = session.get(Job, job_id, with_for_update=True)
+    job = session.get(Job, job_id, with_for_update=_LOCK)
     if job is None:
         raise _no_job(job_id)
     if job.state in ACTIVE or job.state == "done":

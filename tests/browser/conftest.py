@@ -1,4 +1,4 @@
-"""A real browser on pages served from samples: no database, the real assets.
+"""A real browser on pages served from samples: no database, the real assets. Gone after each module: services are patched.
 
 Skipped where Chromium, Playwright or the built assets are missing; `make setup` builds the latter.
 """
@@ -43,7 +43,7 @@ def work() -> Work:
 _work = Work()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed; CHROMIUM may name its path")
@@ -53,7 +53,7 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def base_url() -> Iterator[str]:
     assets = Settings().assets
     if not Path(assets, "manifest.json").exists():

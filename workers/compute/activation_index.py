@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from backend import errors
 from backend.formats import array_file
 from workers.compute import corpus as corpora
 from workers.compute import language_model, sae
@@ -116,7 +117,13 @@ def index_residuals(
     features, contexts, positions, values = [], [], [], []
     for start, stop in batches(first_context, n_contexts):
         with torch.inference_mode():
-            firings = sae.encode(dictionary, residuals_of(start, stop).flatten(0, 1))
+            residuals = residuals_of(start, stop)
+            if not bool(torch.isfinite(residuals[: stop - start]).all()):
+                raise errors.InvalidInputError(
+                    f"the model's activations are not finite in contexts {start} to {stop - 1}.",
+                    hint="float16 overflows in many models: use --dtype bfloat16 or float32.",
+                )
+            firings = sae.encode(dictionary, residuals.flatten(0, 1))
         row = firings.row.cpu().numpy()
         counts = np.zeros(BATCH_CONTEXTS * context_size, np.bool_)
         counts[: (stop - start) * context_size] = corpus.mask(start, stop).reshape(-1)

@@ -21,6 +21,7 @@ from backend import errors
 
 SEPARATOR = "<|endoftext|>"
 _BATCH_DOCUMENTS = 64
+_PIECE_CHARACTERS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +70,21 @@ def read_documents(path: Path) -> Iterator[str]:
             f"'{path}' is not a corpus.", hint="Give a text file, or a folder with .txt files."
         )
     for file in files:
-        try:
-            text = file.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise errors.InvalidInputError(
-                f"{file.name} is not UTF-8 text: {error.reason} at byte {error.start}."
-            ) from error
-        yield from (document for document in text.split(SEPARATOR) if document.strip())
+        yield from _split(file)
+
+
+def _split(file: Path) -> Iterator[str]:
+    """Documents of one file, read piece by piece: a limit on tokens is also one on what is read."""
+    rest = ""
+    try:
+        with file.open(encoding="utf-8", newline="") as text:
+            while piece := text.read(_PIECE_CHARACTERS):
+                *whole, rest = (rest + piece).split(SEPARATOR)
+                yield from (document for document in whole if document.strip())
+    except UnicodeDecodeError as error:
+        raise errors.InvalidInputError(f"{file.name} is not UTF-8 text: {error.reason}.") from error
+    if rest.strip():
+        yield rest
 
 
 def from_documents(
@@ -120,21 +129,32 @@ def from_documents(
 
 
 def from_rows(
-    path: Path, *, special_tokens: tuple[int, ...], n_vocabulary: int, max_tokens: int | None = None
+    path: Path,
+    *,
+    special_tokens: tuple[int, ...],
+    n_vocabulary: int,
+    n_ids: int | None = None,
+    max_tokens: int | None = None,
 ) -> Corpus:
-    """Token rows from a .npy of shape (n_contexts, context_size), used verbatim; raises `InvalidInputError`."""
+    """Token rows from a .npy of shape (n_contexts, context_size), used verbatim; raises `InvalidInputError`.
+
+    `n_ids` is how many ids the model reads, where that is not the vocabulary's size.
+    """
+    n_ids = n_ids or n_vocabulary
     try:
         rows = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise errors.InvalidInputError(f"'{path}' is not a .npy array: {error}.") from error
+    if not isinstance(rows, np.ndarray):
+        raise errors.InvalidInputError(f"'{path}' is an archive.", hint="Expected one array in a .npy.")
     if rows.ndim != 2 or rows.dtype.kind not in "iu" or rows.size == 0:
         raise errors.InvalidInputError(
             f"'{path}' holds {rows.dtype} of shape {rows.shape}.",
             hint="Expected whole numbers (n_contexts, context_size).",
         )
-    if int(rows.min()) < 0 or int(rows.max()) >= n_vocabulary:
+    if int(rows.min()) < 0 or int(rows.max()) >= n_ids:
         raise errors.InvalidInputError(
-            f"'{path}' holds ids from {rows.min()} to {rows.max()}; the model has {n_vocabulary} tokens.",
+            f"'{path}' holds ids from {rows.min()} to {rows.max()}; the model has {n_ids} tokens.",
             hint="Tokenise with this model's tokenizer.",
         )
     if max_tokens is not None:

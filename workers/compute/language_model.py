@@ -104,7 +104,9 @@ def load(name: str, *, device: torch.device, dtype: torch.dtype) -> LanguageMode
         try:
             config = transformers.AutoConfig.from_pretrained(name)
             tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-            model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation="sdpa")
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                name, dtype=dtype, attn_implementation=_attention(config)
+            )
         except (OSError, ValueError, KeyError) as error:
             raise errors.InvalidInputError(
                 f"'{name}' could not be loaded: {str(error).splitlines()[0]}",
@@ -113,11 +115,17 @@ def load(name: str, *, device: torch.device, dtype: torch.dtype) -> LanguageMode
     return from_parts(model, tokenizer, config, name=name, device=device)
 
 
+def _attention(config: Any) -> str:
+    """Fused attention where the architecture supports it; Gemma 2, whose scores are capped, needs the eager one."""
+    model_class = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return "sdpa" if getattr(model_class, "_supports_sdpa", False) else "eager"
+
+
 def from_parts(model: Any, tokenizer: Any, config: Any, *, name: str, device: torch.device) -> LanguageModel:
     """Wrap an already loaded Hugging Face model."""
     with _quiet():
         with torch.device("meta"):
-            shape = transformers.AutoModelForCausalLM.from_config(config)
+            shape = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
         shape = shape.to_empty(device="cpu")  # fused QKV must be readable at boot; untouched pages cost no memory
         try:
             bridge = TransformerBridge.boot_transformers(name, hf_model=shape, tokenizer=tokenizer, device="cpu")
@@ -198,6 +206,11 @@ def residuals(
     return x - x.mean(dim=-1, keepdim=True) if capture.is_centred else x
 
 
+def n_embeddings(model: LanguageModel) -> int:
+    """Token ids the model can read: rows of its embedding, which padding makes differ from the tokenizer's."""
+    return int(model.model.get_input_embeddings().num_embeddings)
+
+
 def width(model: LanguageModel, capture: Capture) -> int:
     """d_in at the hook point, measured on one token."""
     return int(residuals(model, capture, torch.zeros((1, 1), dtype=torch.int64)).shape[-1])
@@ -238,8 +251,11 @@ def vocabulary(model: LanguageModel) -> list[str]:
     tokenizer = model.tokenizer
     n = max(model.d_vocab, len(tokenizer))
     pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer))) + [None] * (n - len(tokenizer))
-    is_metaspace = any(piece is not None and "▁" in piece for piece in pieces)
-    return [_token_text(tokenizer, i, piece, is_metaspace) for i, piece in enumerate(pieces)]
+    added = set(tokenizer.get_added_vocab().values())
+    is_metaspace = any(piece is not None and "▁" in piece for i, piece in enumerate(pieces) if i not in added)
+    return [
+        str(piece) if i in added else _token_text(tokenizer, i, piece, is_metaspace) for i, piece in enumerate(pieces)
+    ]
 
 
 def _token_text(tokenizer: Any, token: int, piece: str | None, is_metaspace: bool) -> str:
@@ -249,7 +265,7 @@ def _token_text(tokenizer: Any, token: int, piece: str | None, is_metaspace: boo
     if byte is not None:
         code = int(byte[1], 16)
         return chr(code) if code < 128 else f"\\x{code:02x}"
-    if is_metaspace or token in tokenizer.all_special_ids:
+    if is_metaspace:
         return str(piece).replace("▁", " ")
     text = str(tokenizer.decode([token], clean_up_tokenization_spaces=False))
     return text if "\ufffd" not in text else "".join(_byte_text(tokenizer, character) for character in piece)
