@@ -4,6 +4,8 @@
 .DEFAULT_GOAL := help
 
 BIN := .venv/bin
+# Packages are installed uncompiled: let each process keep what it compiles, or every one of them starts slowly.
+unexport PYTHONDONTWRITEBYTECODE
 # Only from the command line: a TORCH that happens to be in someone's environment means something else.
 SETUP := bin/setup $(if $(filter command,$(origin TORCH)),--torch "$(TORCH)")
 
