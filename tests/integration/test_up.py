@@ -301,7 +301,7 @@ def test_interrupt_ends_a_command_with_130() -> None:
 
 
 def test_up_can_be_stopped_before_it_is_up(data: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(settings: Settings) -> None:
+    def interrupt(settings: Settings, *, n_sources: int | None) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(up, "_run", interrupt)
