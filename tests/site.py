@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
-from backend import broker
+from backend import broker, wakeups
 from backend.cli import add, children, migrate
 from backend.db import tables
 from backend.db.session import create_engine, session_factory, transaction
@@ -53,9 +53,7 @@ class Site:
             return add.register(session, str(self.folder / "tiny-gpt2"), sae, full, source=f"1-{name}")[0]
 
     def wake(self) -> None:
-        with transaction(self.sessions) as session:
-            n = len(jobs.unsent(session, resend_after_s=120))
-        broker.wake_workers(broker.celery_app(self.settings), n)
+        wakeups.send(self.sessions, broker.celery_app(self.settings))
 
     def wait(self, job_id: int, is_reached: Callable[[jobs.JobView], bool]) -> jobs.JobView:
         """Look until the job is where the test wants it."""

@@ -18,7 +18,7 @@ import numpy as np
 from celery import Celery
 from sqlalchemy.orm import Session, sessionmaker
 
-from backend import broker, errors, logs, storage
+from backend import errors, logs, storage, wakeups
 from backend.db import tables
 from backend.db.session import transaction
 from backend.services import ingest, jobs
@@ -28,8 +28,6 @@ from workers.compute import activation_index
 from workers.compute import corpus as corpora
 
 _logger = logging.getLogger(__name__)
-RESEND_AFTER_S = 120.0
-"""A message not claimed for this long may be lost; sending it again costs nothing."""
 
 
 class Worker:
@@ -71,7 +69,10 @@ class Worker:
 
     def send_pending(self) -> None:
         """Send the messages of every shard that waits for one; called after each commit that may have made some."""
-        send_pending(self.sessions, self.app)
+        try:
+            wakeups.send(self.sessions, self.app)
+        except errors.UnavailableError:
+            _logger.warning("queue.unreachable")  # the next sweep sends them
 
     def _fail(self, claimed: jobs.Claim, message: str, *, is_final: bool) -> None:
         with transaction(self.sessions) as session:
@@ -237,18 +238,6 @@ class Lease:
                 if not is_kept:
                     self._is_lost.set()
                     return
-
-
-def send_pending(sessions: sessionmaker[Session], app: Celery) -> None:
-    """Send messages for the shards that need one; if the queue is down they stay marked as unsent."""
-    with transaction(sessions) as session:
-        shard_ids = jobs.unsent(session, resend_after_s=RESEND_AFTER_S)
-    try:
-        broker.wake_workers(app, len(shard_ids))
-    except errors.UnavailableError:
-        with transaction(sessions) as session:
-            jobs.forget_sending(session, shard_ids)
-        _logger.warning("queue.unreachable")
 
 
 def spec_of(stored: dict[str, Any], settings: Settings) -> runtime.Spec:

@@ -6,14 +6,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy.orm import Session, sessionmaker
 
-from backend import broker, errors, names
+from backend import broker, errors, names, wakeups
 from backend.cli import connection, follow
 from backend.db.session import transaction
 from backend.formats import sae_files
 from backend.services import catalog, health, jobs
-from backend.settings import Settings
 
 console = Console(soft_wrap=True, highlight=False)
 Option = typer.Option
@@ -51,7 +49,7 @@ def add(
     with connection.opened(data, with_worker=watch) as link:
         with transaction(link.sessions) as session:
             job_id, ref = register(session, model, sae, spec, source=source, model_id=model_id)
-        wake(link.settings, link.sessions)
+        wakeups.send(link.sessions, broker.celery_app(link.settings))
         console.print(f"job {job_id} computes {ref}")
         if watch:
             (view,) = follow.follow(link.sessions, [job_id], console, on_poll=link.check)
@@ -76,19 +74,6 @@ def register(
         d_sae=description.d_sae, weights=str(sae_folder.resolve()), config=description.config,
     )  # fmt: skip
     return jobs.create(session, source_id, spec), f"{model_id}/{name}"
-
-
-def wake(settings: Settings, sessions: sessionmaker[Session]) -> None:
-    """Wake workers for what was queued."""
-    app = broker.celery_app(settings)
-    with transaction(sessions) as session:
-        shard_ids = jobs.unsent(session, resend_after_s=120.0)
-    try:
-        broker.wake_workers(app, len(shard_ids))
-    except errors.UnavailableError:
-        with transaction(sessions) as session:
-            jobs.forget_sending(session, shard_ids)
-        raise
 
 
 def list_jobs(data: Data = None) -> None:

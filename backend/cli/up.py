@@ -19,8 +19,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from backend import names
-from backend.cli import add, children, follow, migrate
+from backend import broker, names, wakeups
+from backend.cli import children, follow, migrate
 from backend.cli import demo as demos
 from backend.db.session import create_engine, session_factory, transaction
 from backend.embedded import data_folder, services
@@ -86,7 +86,7 @@ def _compute_demo(settings: Settings, address: str, n_sources: int | None, super
             job_ids = demos.register(session, settings.data, n_sources=n_sources)
         if job_ids:
             console.print("Computing the demo over this Python's own standard library; browse as it goes.")
-            add.wake(settings, sessions)
+            wakeups.send(sessions, broker.celery_app(settings))
             ended = follow.follow(sessions, job_ids, console, on_poll=supervisor.check)
             for view in ended:
                 if view.state != "done":
