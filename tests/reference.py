@@ -2,9 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
+
+from workers.compute.sae import Sae
 
 
 @dataclass
@@ -50,3 +53,46 @@ def feature(dense: NDArray[np.float32], counts: NDArray[np.bool_], n_top: int = 
         n, maximum, top, interval_firings, candidates, mean, math.sqrt(m2) if n else math.nan,
         m3 / m2**1.5 if is_spread else math.nan, m4 / m2**2 if is_spread else math.nan,
     )  # fmt: skip
+
+
+def nearest_float32(exact: Fraction) -> np.float32:
+    """The nearest of the fp32 numbers around a fraction, ties to the even one."""
+    if abs(exact) >= Fraction(2) ** 128 - Fraction(2) ** 103:
+        return np.float32(math.copysign(math.inf, exact))
+    guess = np.float32(float(exact))
+    guess = np.clip(guess, -np.finfo(np.float32).max, np.finfo(np.float32).max).astype(np.float32)
+    around = [np.nextafter(guess, np.float32(-np.inf)), guess, np.nextafter(guess, np.float32(np.inf))]
+    finite = [candidate for candidate in around if np.isfinite(candidate)]
+    return min(finite, key=lambda c: (abs(Fraction(float(c)) - exact), int(c.view(np.uint32)) % 2))
+
+
+def pre_activation(x: NDArray[np.float32], w: NDArray[np.float32], bias: np.float32) -> np.float32:
+    """Σ xᵢ·wᵢ + b in fractions, rounded once."""
+    terms = [Fraction(float(a)) * Fraction(float(b)) for a, b in zip(x, w, strict=True)]
+    return nearest_float32(sum(terms, Fraction(float(bias))))
+
+
+@np.errstate(over="ignore")
+def encode(sae: Sae, x: NDArray[np.float32]) -> dict[tuple[int, int], np.float32]:
+    """{(row, feature): value} of an SAE on its normalised input, one token and one feature after the other."""
+    W, norm, threshold = sae.W_enc.numpy(), sae.decoder_norm.numpy(), sae.threshold.numpy()
+    is_scaled = sae.description.is_scaled_by_decoder_norm
+    firings: dict[tuple[int, int], np.float32] = {}
+    for row in range(len(x)):
+        found: dict[int, np.float32] = {}
+        for j in range(W.shape[1]):
+            if sae.b_gate is not None and sae.magnitude_gain is not None:
+                gate = pre_activation(x[row], W[:, j], sae.b_gate.numpy()[j])
+                size = pre_activation(x[row], W[:, j] * sae.magnitude_gain.numpy()[j], sae.b_enc.numpy()[j])
+                if gate > 0 and size > 0:
+                    found[j] = size
+            else:
+                pre = pre_activation(x[row], W[:, j], sae.b_enc.numpy()[j])
+                if pre > threshold[j]:
+                    found[j] = pre * norm[j] if is_scaled else pre
+        if sae.description.architecture == "topk":
+            best = sorted(found, key=lambda j: (-found[j], j))[: sae.description.k]
+            found = {j: found[j] for j in best if found[j] > 0}
+        for j, value in found.items():
+            firings[row, j] = value if is_scaled else value * norm[j]
+    return firings

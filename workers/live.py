@@ -33,6 +33,7 @@ from backend.services import inference, jobs
 from backend.settings import Settings
 from workers import runtime
 from workers.compute import language_model, sae, text_activations
+from workers.compute.encoder import Encoder
 
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -77,7 +78,7 @@ class LoadedSource:
     """An SAE at its place in a model."""
 
     model: LoadedModel
-    sae: sae.Sae
+    encoder: Encoder
     capture: language_model.Capture
 
 
@@ -99,7 +100,7 @@ class LiveWorker:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.doing: str | None = None
         self._models: Lru[LoadedModel] = Lru(N_RESIDENT)
-        self._saes: Lru[sae.Sae] = Lru(N_RESIDENT)
+        self._encoders: Lru[Encoder] = Lru(N_RESIDENT)
 
     def run(self, stop: threading.Event) -> None:
         """Answer until told to stop."""
@@ -179,11 +180,12 @@ class LiveWorker:
         loaded = self._model(files.model_weights, files.dtype)
         folder = Path(files.sae_weights)
         key = (files.sae_weights, runtime.written_at(files.sae_weights))
-        dictionary = self._saes.get(key, lambda: sae.load(folder, device=self.device))
-        description = dictionary.description
+        # a few tokens at a time: the fp32 screen needs no second copy of the weights
+        encoder = self._encoders.get(key, lambda: Encoder(sae.load(folder, device=self.device), screen="fp32"))
+        description = encoder.sae.description
         hook_point = names.parse_hook_point(files.hook_point)
         capture = language_model.resolve(loaded.model, hook_point, is_centred=description.is_centred)
-        return LoadedSource(loaded, dictionary, capture)
+        return LoadedSource(loaded, encoder, capture)
 
     def _model(self, weights: str, dtype: str) -> LoadedModel:
         def load() -> LoadedModel:
@@ -238,7 +240,7 @@ def _is_wanted(request: Request) -> bool:
 
 
 def _tokenise(source: LoadedSource, request: ActivationsRequest, number: int) -> Text:
-    model, description = source.model.model, source.sae.description
+    model, description = source.model.model, source.encoder.sae.description
     if request.index >= description.d_sae:
         raise errors.NotFoundError(f"There is no feature {request.index}.", hint=f"It has {description.d_sae}.")
     ids = text_activations.tokenise(request.texts[number], model.tokenizer, prepend_bos=description.prepend_bos)
@@ -253,7 +255,7 @@ def _values(source: LoadedSource, texts: list[Text]) -> list[list[float]]:
     if not texts:
         return []
     return text_activations.activations(
-        source.model.model, source.capture, source.sae,
+        source.model.model, source.capture, source.encoder,
         [text.ids for text in texts], [text.request.index for text in texts],
     )  # fmt: skip
 
@@ -265,7 +267,7 @@ def _shown(source: LoadedSource, text: Text, values: list[float]) -> messages.Te
     if not all(map(math.isfinite, values)):
         raise errors.UnsupportedError("The activations are not finite.", hint="Compute the source in float32.")
     start = 0
-    if source.sae.description.prepend_bos and text.ids[:1] == [model.tokenizer.bos_token_id]:
+    if source.encoder.sae.description.prepend_bos and text.ids[:1] == [model.tokenizer.bos_token_id]:
         start = 1
     if text.request.is_leading_special_dropped and start < len(text.ids) and text.ids[start] in special:
         start += 1

@@ -19,6 +19,7 @@ from backend.formats.dashboards import Dashboard
 from backend.services import ingest
 from workers.compute import activation_index, dashboards, language_model, sae
 from workers.compute import corpus as corpora
+from workers.compute.encoder import SCREENS, Encoder, ScreenName
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEFAULT_CONTEXT = 128
@@ -43,6 +44,9 @@ class Spec:
     dtype: str = "float32"
     """Of the model's forward pass; everything after it is fp32."""
     threads: int = 0
+    """On a CPU, batches at work side by side; 0: the physical cores."""
+    screen: ScreenName = "auto"
+    """How the encoder finds what may fire; it changes the time, never the result."""
     seed: int = 0
 
 
@@ -52,6 +56,7 @@ class Loaded:
 
     model: language_model.LanguageModel
     sae: sae.Sae
+    encoder: Encoder
     capture: language_model.Capture
     vocabulary: list[str]
 
@@ -100,19 +105,23 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def set_threads(n: int) -> None:
-    """Torch's threads; 0 means the physical cores this process may use."""
+def set_threads(n: int) -> int:
+    """Torch's threads, returned; 0 means the physical cores this process may use."""
     usable = (
         len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count() or 1
     )
     physical = psutil.cpu_count(logical=False) or usable
-    torch.set_num_threads(n or min(usable, physical))
+    n = n or min(usable, physical)
+    torch.set_num_threads(n)
+    return n
 
 
 def load(model: str, sae_folder: Path, spec: Spec) -> Loaded:
     """Load model and SAE and check one against the other; raises `InvalidInputError` or `UnsupportedError`."""
     if spec.dtype not in DTYPES:
         raise errors.InvalidInputError(f"dtype '{spec.dtype}' is unknown.", hint=f"Use one of {', '.join(DTYPES)}.")
+    if spec.screen not in SCREENS:
+        raise errors.InvalidInputError(f"screen '{spec.screen}' is unknown.", hint=f"Use one of {', '.join(SCREENS)}.")
     set_threads(spec.threads)
     device = pick_device(spec.device)
     dictionary = sae.load(sae_folder, device=device)
@@ -126,7 +135,8 @@ def load(model: str, sae_folder: Path, spec: Spec) -> Loaded:
             f"{hook_point} of this model has width {width}; the SAE reads {description.d_in}.",
             hint="Check the model, and the hook point (--hook).",
         )
-    return Loaded(loaded, dictionary, capture, language_model.vocabulary(loaded))
+    encoder = Encoder(dictionary, screen=spec.screen)
+    return Loaded(loaded, dictionary, encoder, capture, language_model.vocabulary(loaded))
 
 
 def build_corpus(
@@ -157,12 +167,13 @@ def build_corpus(
 
 def encode(
     loaded: Loaded, rows: corpora.Corpus, *, first_context: int, n_contexts: int, on_batch: Callable[[int], None]
-) -> activation_index.Postings:
-    """Postings of one shard."""
-    return activation_index.index_shard(
-        loaded.model, loaded.capture, loaded.sae, rows,
-        first_context=first_context, n_contexts=n_contexts, on_batch=on_batch,
+) -> Iterator[activation_index.Postings]:
+    """Postings of one shard, in parts."""
+    parts = activation_index.index_shard(
+        loaded.model, [(loaded.capture, loaded.encoder)], rows,
+        first_context=first_context, n_contexts=n_contexts, n_threads=torch.get_num_threads(), on_batch=on_batch,
     )  # fmt: skip
+    return (postings for _, postings in parts)
 
 
 def finish(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import orjson
@@ -26,6 +26,7 @@ from backend.services import catalog, features
 from workers import runtime
 from workers.compute import activation_index
 from workers.compute.corpus import Corpus
+from workers.compute.encoder import ScreenName
 
 Option = typer.Option
 SHARD_TOKENS = 1 << 20
@@ -50,6 +51,7 @@ def compute(
     device: Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str, Option(help="Of the model: float32, bfloat16 or float16.")] = "float32",
     threads: Annotated[int, Option(help="Torch threads; 0 uses the physical cores.")] = 0,
+    screen: Annotated[str, Option(help="auto, fp32 or int8: changes the time, never the result.")] = "auto",
     seed: Annotated[int, Option(help="Of the interval samples.")] = 0,
     export: Annotated[str, Option(help="'neuronpedia' also writes its layout under OUT/export.")] = "",
 ) -> None:
@@ -60,7 +62,8 @@ def compute(
         raise errors.InvalidInputError(f"--export '{export}' is unknown.", hint="Known: neuronpedia.")
     spec = runtime.Spec(
         corpus=str((corpus or tokens or Path()).resolve()), is_tokens=tokens is not None, hook_point=hook,
-        context_size=context_size, max_tokens=tokens_limit, device=device, dtype=dtype, threads=threads, seed=seed,
+        context_size=context_size, max_tokens=tokens_limit, device=device, dtype=dtype, threads=threads,
+        screen=cast(ScreenName, screen), seed=seed,
     )  # fmt: skip
     console = Console(stderr=True)
     clock = runtime.Stopwatch()
@@ -79,10 +82,11 @@ def compute(
         with clock.stage("encode"):
             parts = []
             for number, (first, n) in enumerate(activation_index.shards(rows.n_contexts, n_shards=_n_shards(rows))):
-                postings = runtime.encode(loaded, rows, first_context=first, n_contexts=n, on_batch=on_batch)
-                path = Path(scratch) / f"{number}.postings"
-                postings.write(path, {})
-                parts.append(activation_index.read(path))
+                found_here = runtime.encode(loaded, rows, first_context=first, n_contexts=n, on_batch=on_batch)
+                for part, postings in enumerate(found_here):
+                    path = Path(scratch) / f"{number}-{part}.postings"
+                    postings.write(path, {})
+                    parts.append(activation_index.read(path))
         with clock.stage("finish"):
             found = []
             for block in runtime.finish(loaded, parts, rows, seed=seed):

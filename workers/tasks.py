@@ -130,9 +130,12 @@ class Worker:
         with clock.stage("load"):
             loaded, _ = self._load(claimed)
         with self._corpus(claimed) as (rows, _), clock.stage("encode"):
-            postings = runtime.encode(
-                loaded, rows, first_context=claimed.first_context, n_contexts=claimed.n_contexts, on_batch=lease.add
+            parts = list(
+                runtime.encode(
+                    loaded, rows, first_context=claimed.first_context, n_contexts=claimed.n_contexts, on_batch=lease.add
+                )
             )
+            postings = activation_index.join(parts)
         key = f"jobs/{claimed.job_id}/{claimed.number:05d}-{claimed.attempt}.postings"
         with clock.stage("write"), self._scratch("shard.postings") as path:
             postings.write(path, {"job_id": claimed.job_id, "first_context": claimed.first_context})

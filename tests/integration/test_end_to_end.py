@@ -9,6 +9,7 @@ import torch
 from tests import tiny
 from workers.compute import corpus as corpora
 from workers.compute import language_model, sae
+from workers.compute.encoder import Encoder
 
 EPSILON = 1e-4
 """Fused attention differs from eager by about 1e-5 in the residuals (design of the capture path)."""
@@ -21,6 +22,7 @@ def test_firings_differ_from_transformer_lens_only_at_the_threshold(name: str) -
     folder = tiny.SHARED / "models" / "tinystories-260k"
     model = language_model.load(str(folder), device=torch.device("cpu"), dtype=torch.float32)
     dictionary = sae.load(tiny.SHARED / "saes" / "tinystories-260k" / name, device=torch.device("cpu"))
+    encoder = Encoder(dictionary)
     hook_point = dictionary.description.hook_point
     text = (tiny.SHARED / "corpora" / "tinystories-head.txt").read_text()[:60_000]
     corpus = corpora.from_documents(
@@ -38,9 +40,9 @@ def test_firings_differ_from_transformer_lens_only_at_the_threshold(name: str) -
     theirs = cache[str(hook_point)].flatten(0, 1)
 
     def fires(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        found = sae.encode(dictionary, x)
+        found = encoder.encode(x)
         values = torch.zeros(len(x), dictionary.d_sae)
-        values[found.row, found.feature] = found.value
+        values[found.row.astype(np.int64), found.feature.astype(np.int64)] = torch.from_numpy(found.value)
         return values != 0, values
 
     (mine, my_values), (other, their_values) = fires(ours), fires(theirs)

@@ -27,7 +27,7 @@ from tests import tiny
 from tests.site import Site
 from tests.site import site as site
 from workers import runtime
-from workers.compute import language_model, sae
+from workers.compute import language_model
 
 DEADLINE_S = 120
 MODEL = "tiny-gpt2"
@@ -103,10 +103,10 @@ def computed(folder: Path, kind: str, text: str) -> tuple[list[str], np.ndarray]
     loaded = runtime.load(str(folder / "tiny-gpt2"), folder / "sae" / kind, runtime.Spec(corpus="", threads=1))
     ids = [0, *loaded.model.tokenizer(text, add_special_tokens=False)["input_ids"]]
     x = language_model.residuals(loaded.model, loaded.capture, torch.tensor([ids]))[0]
-    firings = sae.encode(loaded.sae, x)
-    dense = torch.zeros(len(ids), loaded.sae.d_sae)
+    firings = loaded.encoder.encode(x)
+    dense = np.zeros((len(ids), loaded.sae.d_sae), np.float32)
     dense[firings.row, firings.feature] = firings.value
-    return [loaded.vocabulary[i] for i in ids[1:]], dense[1:].numpy()
+    return [loaded.vocabulary[i] for i in ids[1:]], dense[1:]
 
 
 def test_without_a_live_worker_the_answer_says_what_starts_one(hosted, client):

@@ -1,18 +1,20 @@
-"""One pass over a shard of the corpus: every firing of every feature, in feature order.
+"""One pass over a run of contexts: every firing of every feature of several sources, in feature order.
 
-1. Residuals of one batch of contexts; batches have one fixed size and one fixed place in the corpus, the last padded,
-   so a context meets the same arithmetic however the corpus is cut into shards.
-2. Encode; firings at masked positions are dropped.
-3. Transpose the shard: a stable counting sort by feature (two 16-bit radix passes where there are more than 65,536),
-   which leaves each feature's firings in order of context, then position.
-The result is the shard's postings. Shards in order of context, joined feature by feature, are the activation index.
+1. Residuals of one batch of contexts at every hook point, the model run once; batches have one fixed size and one fixed
+   place in the corpus, the last padded, so a context meets the same arithmetic however the corpus is cut.
+2. Encode; firings at masked positions are dropped. Batches run side by side in threads and are taken in order.
+3. Transpose: a stable counting sort by feature, which leaves each feature's firings in order of context, then position.
+The result is postings. Where a shard's firings would outgrow memory it gives several parts, one after the other. Parts
+in order of context, joined feature by feature, are the activation index.
 """
 
 import itertools
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,10 +23,16 @@ from numpy.typing import NDArray
 from backend import errors
 from backend.formats import array_file
 from workers.compute import corpus as corpora
-from workers.compute import language_model, sae
+from workers.compute import language_model
+from workers.compute.encoder import Encoder, Firings
+from workers.compute.jit import compiled
 
+T = TypeVar("T")
+R = TypeVar("R")
 BATCH_CONTEXTS = 32
 """Contexts in a forward pass. Part of what a number means to its last bit, so fixed, and recorded with a revision."""
+MAX_FIRINGS = 1 << 26
+"""Firings that wait in memory before a part is given out; 24 bytes each while they are transposed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,58 +91,129 @@ def shards(n_contexts: int, *, n_shards: int) -> list[tuple[int, int]]:
 
 def index_shard(
     model: language_model.LanguageModel,
-    capture: language_model.Capture,
-    dictionary: sae.Sae,
+    places: Sequence[tuple[language_model.Capture, Encoder]],
     corpus: corpora.Corpus,
     *,
     first_context: int,
     n_contexts: int,
+    n_threads: int = 1,
+    max_firings: int = MAX_FIRINGS,
     on_batch: Callable[[int], None] = lambda n_tokens: None,
-) -> Postings:
-    """Postings of contexts first_context:first_context + n_contexts. `on_batch` hears tokens read; it may raise to stop."""
+) -> Iterator[tuple[int, Postings]]:
+    """(number of the place, postings) of contexts first_context:first_context + n_contexts, in parts.
 
-    def residuals_of(start: int, stop: int) -> torch.Tensor:
+    `on_batch` hears tokens read; it may raise to stop. Each place gives at least one part.
+    """
+    captures = [capture for capture, _ in places]
+
+    def residuals_of(start: int, stop: int) -> list[torch.Tensor]:
         rows = np.zeros((BATCH_CONTEXTS, corpus.rows.shape[1]), np.int64)
         rows[: stop - start] = corpus.rows[start:stop]
-        return language_model.residuals(model, capture, torch.from_numpy(rows))
+        return language_model.residuals_at(model, captures, torch.from_numpy(rows))
 
     return index_residuals(
-        residuals_of, dictionary, corpus, first_context=first_context, n_contexts=n_contexts, on_batch=on_batch
-    )
+        residuals_of, [encoder for _, encoder in places], corpus, first_context=first_context, n_contexts=n_contexts,
+        n_threads=n_threads, max_firings=max_firings, on_batch=on_batch,
+    )  # fmt: skip
 
 
 def index_residuals(
-    residuals_of: Callable[[int, int], torch.Tensor],
-    dictionary: sae.Sae,
+    residuals_of: Callable[[int, int], Sequence[torch.Tensor]],
+    encoders: Sequence[Encoder],
     corpus: corpora.Corpus,
     *,
     first_context: int,
     n_contexts: int,
+    n_threads: int = 1,
+    max_firings: int = MAX_FIRINGS,
     on_batch: Callable[[int], None] = lambda n_tokens: None,
-) -> Postings:
-    """As `index_shard`, from residuals (BATCH_CONTEXTS, context_size, d_in) of contexts start:stop, padded at the end."""
-    context_size = corpus.rows.shape[1]
-    features, contexts, positions, values = [], [], [], []
-    for start, stop in batches(first_context, n_contexts):
+) -> Iterator[tuple[int, Postings]]:
+    """As `index_shard`, from residuals (BATCH_CONTEXTS, context_size, d_in) of contexts start:stop, one per encoder."""
+    gathered = [_Gathered(encoder.sae.d_sae) for encoder in encoders]
+
+    def firings_of(batch: tuple[int, int]) -> list[_Column]:
+        start, stop = batch
         with torch.inference_mode():
             residuals = residuals_of(start, stop)
-            if not bool(torch.isfinite(residuals[: stop - start]).all()):
-                raise errors.InvalidInputError(
-                    f"the model's activations are not finite in contexts {start} to {stop - 1}.",
-                    hint="float16 overflows in many models: use --dtype bfloat16 or float32.",
-                )
-            firings = sae.encode(dictionary, residuals.flatten(0, 1))
-        row = firings.row.cpu().numpy()
-        counts = np.zeros(BATCH_CONTEXTS * context_size, np.bool_)
-        counts[: (stop - start) * context_size] = corpus.mask(start, stop).reshape(-1)
-        kept = counts[row]
-        row = row[kept]
-        features.append(firings.feature.cpu().numpy()[kept].astype(np.uint32))
-        contexts.append((row // context_size + start).astype(np.uint32))
-        positions.append((row % context_size).astype(np.uint16))
-        values.append(firings.value.cpu().numpy()[kept])
-        on_batch((stop - start) * context_size)
-    return transpose(dictionary.d_sae, features, contexts, positions, values)
+            counts = np.zeros(residuals[0].shape[:2], np.bool_)
+            counts[: stop - start] = corpus.mask(start, stop)
+            for x in residuals:
+                _check_finite(x[: stop - start], start, stop)
+            return [
+                _column(encoder.encode(x.flatten(0, 1), counts.reshape(-1)), start, counts.shape[1])
+                for encoder, x in zip(encoders, residuals, strict=True)
+            ]
+
+    planned = batches(first_context, n_contexts)
+    for (start, stop), columns in zip(planned, _in_order(firings_of, planned, n_threads), strict=True):
+        for gather, column in zip(gathered, columns, strict=True):
+            gather.add(column)
+        on_batch((stop - start) * corpus.rows.shape[1])
+        if stop < first_context + n_contexts and sum(gather.n for gather in gathered) >= max_firings:
+            for i, gather in enumerate(gathered):
+                yield i, gather.transposed()
+    for i, gather in enumerate(gathered):
+        yield i, gather.transposed()
+
+
+_Column = tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint16], NDArray[np.float32]]
+"""Feature, context, position and value of some firings."""
+
+
+class _Gathered:
+    """Firings of one source that wait to be transposed."""
+
+    def __init__(self, d_sae: int) -> None:
+        self._d_sae = d_sae
+        self._columns: list[_Column] = []
+        self.n = 0
+
+    def add(self, column: _Column) -> None:
+        self._columns.append(column)
+        self.n += len(column[0])
+
+    def transposed(self) -> Postings:
+        columns, self._columns, self.n = self._columns, [], 0
+        return transpose(
+            self._d_sae,
+            [feature for feature, _, _, _ in columns],
+            [context for _, context, _, _ in columns],
+            [position for _, _, position, _ in columns],
+            [value for _, _, _, value in columns],
+        )
+
+
+def _column(firings: Firings, first_context: int, context_size: int) -> _Column:
+    context = firings.row // np.uint32(context_size)
+    position = (firings.row - context * np.uint32(context_size)).astype(np.uint16)
+    return firings.feature, context + np.uint32(first_context), position, firings.value
+
+
+def _check_finite(x: torch.Tensor, start: int, stop: int) -> None:
+    if not bool(torch.isfinite(x).all()):
+        raise errors.InvalidInputError(
+            f"the model's activations are not finite in contexts {start} to {stop - 1}.",
+            hint="float16 overflows in many models: use --dtype bfloat16 or float32.",
+        )
+
+
+def _in_order(work: Callable[[T], R], items: Sequence[T], n_threads: int) -> Iterator[R]:
+    """Results in order of `items`, at most `n_threads` at work; each thread computes with one thread of its own."""
+    if n_threads == 1:
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        waiting: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > n_threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def transpose(
@@ -145,15 +224,41 @@ def transpose(
     values: list[NDArray[np.float32]],
 ) -> Postings:
     """Stable counting sort by feature of firings that come in order of context and position for each feature."""
-    feature = np.concatenate(features)
-    order = np.argsort(feature.astype(np.uint16), kind="stable")
-    if d_sae > 65_536:
-        order = order[np.argsort((feature[order] >> 16).astype(np.uint16), kind="stable")]
     offset = np.zeros(d_sae + 1, np.int64)
-    np.cumsum(np.bincount(feature, minlength=d_sae), out=offset[1:])
-    return Postings(
-        offset, np.concatenate(contexts)[order], np.concatenate(positions)[order], np.concatenate(values)[order]
-    )
+    for feature in features:
+        _count(feature, offset)
+    np.cumsum(offset, out=offset)
+    total = int(offset[-1])
+    context, position, value = np.empty(total, np.uint32), np.empty(total, np.uint16), np.empty(total, np.float32)
+    cursor = offset[:-1].copy()
+    for column in zip(features, contexts, positions, values, strict=True):
+        _scatter(*column, cursor, context, position, value)
+    return Postings(offset, context, position, value)
+
+
+@compiled
+def _count(feature: NDArray[np.uint32], offset: NDArray[np.int64]) -> None:
+    """Count feature f's firings at offset[f + 1]."""
+    for i in range(feature.shape[0]):
+        offset[feature[i] + np.uint32(1)] += 1
+
+
+@compiled
+def _scatter(
+    feature: NDArray[np.uint32],
+    context: NDArray[np.uint32],
+    position: NDArray[np.uint16],
+    value: NDArray[np.float32],
+    cursor: NDArray[np.int64],
+    context_out: NDArray[np.uint32],
+    position_out: NDArray[np.uint16],
+    value_out: NDArray[np.float32],
+) -> None:
+    """Write each firing at its feature's cursor."""
+    for i in range(feature.shape[0]):
+        at = cursor[feature[i]]
+        cursor[feature[i]] = at + 1
+        context_out[at], position_out[at], value_out[at] = context[i], position[i], value[i]
 
 
 def join(parts: list[Postings]) -> Postings:

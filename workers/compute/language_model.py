@@ -10,7 +10,8 @@ Owns also the rule for "the model the SAE was trained on": centred writing weigh
 
 import contextlib
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -177,33 +178,53 @@ def residuals(
     model: LanguageModel, capture: Capture, tokens: Int[Tensor, "n context"]
 ) -> Float[Tensor, "n context d_in"]:
     """Activations at the hook point in fp32; the forward pass stops there. Heads, where there are any, are flattened."""
-    caught: list[Tensor] = []
+    return residuals_at(model, [capture], tokens)[0]
 
-    def keep(value: Any) -> None:
+
+def residuals_at(
+    model: LanguageModel, captures: Sequence[Capture], tokens: Int[Tensor, "n context"]
+) -> list[Float[Tensor, "n context _"]]:
+    """As `residuals` for several hook points in one forward pass, which stops once all of them have been reached.
+
+    Threads may call it side by side on one model: each hears its own forward pass only.
+    """
+    caught: dict[int, Tensor] = {}
+    owner = threading.get_ident()
+
+    def keep(number: int, value: Any) -> None:
         tensor = value[0] if isinstance(value, tuple) else value
-        caught.append(tensor.detach())
-        raise _StopForwardError
+        # later blocks may write into the residual stream in place
+        caught[number] = tensor.detach() if len(captures) == 1 else tensor.detach().clone()
+        if len(caught) == len(captures):
+            raise _StopForwardError
 
-    module = model.model.get_submodule(capture.module)
-    if capture.is_input:
+    def hook_on(number: int, capture: Capture) -> Any:
+        module = model.model.get_submodule(capture.module)
 
         def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            keep(args[0] if args else next(iter(kwargs.values())))
-
-        handle = module.register_forward_pre_hook(before, with_kwargs=True)
-    else:
+            if threading.get_ident() == owner:
+                keep(number, args[0] if args else next(iter(kwargs.values())))
 
         def after(_: Any, args: Any, output: Any) -> None:
-            keep(output)
+            if threading.get_ident() == owner:
+                keep(number, output)
 
-        handle = module.register_forward_hook(after)
+        if capture.is_input:
+            return module.register_forward_pre_hook(before, with_kwargs=True)
+        return module.register_forward_hook(after)
+
+    handles = [hook_on(number, capture) for number, capture in enumerate(captures)]
     try:
         with torch.inference_mode(), contextlib.suppress(_StopForwardError):
             model.model(input_ids=tokens.to(model.device), use_cache=False)
     finally:
-        handle.remove()
-    x = caught[0].reshape(*tokens.shape, -1).float()
-    return x - x.mean(dim=-1, keepdim=True) if capture.is_centred else x
+        for handle in handles:
+            handle.remove()
+    found = [caught[number].reshape(*tokens.shape, -1).float() for number in range(len(captures))]
+    return [
+        x - x.mean(dim=-1, keepdim=True) if capture.is_centred else x
+        for capture, x in zip(captures, found, strict=True)
+    ]
 
 
 def n_embeddings(model: LanguageModel) -> int:

@@ -10,12 +10,14 @@ Positions that dashboards do not count (special tokens, position 0) get 0: posit
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float32, Int
 from torch import Tensor
 
 from backend import errors
-from workers.compute import language_model, sae
+from workers.compute import language_model
+from workers.compute.encoder import Encoder
 
 
 def tokenise(text: str, tokenizer: Any, *, prepend_bos: bool) -> list[int]:
@@ -28,7 +30,7 @@ def tokenise(text: str, tokenizer: Any, *, prepend_bos: bool) -> list[int]:
 def activations(
     model: language_model.LanguageModel,
     capture: language_model.Capture,
-    dictionary: sae.Sae,
+    encoder: Encoder,
     texts: Sequence[Sequence[int]],
     features: Sequence[int],
 ) -> list[list[float]]:
@@ -39,18 +41,19 @@ def activations(
     """
     tokens, is_text = _padded(texts)
     x = language_model.residuals(model, capture, tokens)[is_text.to(model.device)]
+    dictionary = encoder.sae
     if x.shape[-1] != dictionary.description.d_in:
         raise errors.UnsupportedError(
             f"{capture.hook_point} of this model has width {x.shape[-1]}; the SAE reads {dictionary.description.d_in}.",
             hint="Check the model, and the hook point.",
         )
-    firings = sae.encode(dictionary, x)
+    firings = encoder.encode(x)
     values, start = [], 0
     for ids, feature in zip(texts, features, strict=True):
         found = (firings.feature == feature) & (firings.row >= start) & (firings.row < start + len(ids))
-        column = torch.zeros(len(ids), device=x.device)
+        column = np.zeros(len(ids), np.float32)
         column[firings.row[found] - start] = firings.value[found]
-        values.append((column.cpu() * _counts(ids, model.special_tokens)).tolist())
+        values.append((column * _counts(ids, model.special_tokens)).tolist())
         start += len(ids)
     return values
 
@@ -66,5 +69,5 @@ def _padded(texts: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "n longest"], B
     return tokens, is_text
 
 
-def _counts(ids: Sequence[int], special_tokens: tuple[int, ...]) -> Float[Tensor, " n"]:
-    return torch.tensor([float(i > 0 and token not in special_tokens) for i, token in enumerate(ids)])
+def _counts(ids: Sequence[int], special_tokens: tuple[int, ...]) -> Float32[np.ndarray, " n"]:
+    return np.array([i > 0 and token not in special_tokens for i, token in enumerate(ids)], np.float32)

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from backend import names
 from backend.formats import dashboards as packed
 from tests import reference, tiny
-from tests.unit.compute.test_sae import sae_lens_activations
+from tests.unit.compute.test_encoder import exact_sae_lens_activations
 from workers.compute import activation_index, dashboards, language_model, sae, statistics
 from workers.compute import corpus as corpora
+from workers.compute.encoder import Encoder
 
 CPU = torch.device("cpu")
 
@@ -37,10 +38,15 @@ def make(
         text_corpus.split(corpora.SEPARATOR), model.tokenizer, special_tokens=model.special_tokens, n_vocabulary=model.d_vocab,
         context_size=context_size, prepend_bos=True, max_tokens=max_tokens,
     )  # fmt: skip
+    encoder = Encoder(dictionary)
     parts = [
-        activation_index.index_shard(model, capture, dictionary, corpus, first_context=first, n_contexts=n)
+        postings
         for first, n in activation_index.shards(corpus.n_contexts, n_shards=n_shards)
-    ]
+        for _, postings in activation_index.index_shard(
+            model, [(capture, encoder)], corpus, first_context=first, n_contexts=n, n_threads=n_shards % 3 + 1,
+            max_firings=100_000 // n_shards,
+        )
+    ]  # fmt: skip
     inputs = dashboards.FinishInputs(dictionary, dictionary.directions(), language_model.unembedding(model), seed=0)
     found = [d for block in dashboards.finish(inputs, parts, corpus) for d in block]
     residuals = []
@@ -60,7 +66,7 @@ def check_against_oracle(
 ) -> int:
     """Contexts, values and densities of `features` equal a brute-force computation with sae-lens. Returns firings seen."""
     flat = residuals.flatten(0, 1)
-    chunks = [sae_lens_activations(sae_folder, flat[i : i + sae.ROW_TILE]) for i in range(0, len(flat), sae.ROW_TILE)]
+    chunks = [exact_sae_lens_activations(sae_folder, part) for part in flat.split(4096)]
     dense = torch.cat(chunks).numpy().reshape(*residuals.shape[:2], -1)
     counts = corpus.mask(0, corpus.n_contexts)
     n_seen = 0

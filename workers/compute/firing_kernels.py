@@ -1,0 +1,276 @@
+"""The compiled loops of `encoder`: from one tile's product to the firings of its tokens."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.compute import exact
+from workers.compute.jit import compiled
+from workers.compute.screens import SLACK
+
+_FIRST_ROOM = 1 << 16
+_TRIGGER = 1024
+"""Candidates of a token that are gathered before the floor is raised for the first time."""
+
+
+class Buffer:
+    """Columns of firings that grow."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.n_undecided = 0
+        self.row = np.empty(_FIRST_ROOM, np.uint32)
+        self.feature = np.empty(_FIRST_ROOM, np.uint32)
+        self.value = np.empty(_FIRST_ROOM, np.float32)
+
+    def reserve(self, room: int) -> None:
+        """Make room for so many more; untouched pages cost no memory."""
+        if self.n + room > len(self.row):
+            size = max(2 * len(self.row), self.n + room)
+            self.row, self.feature, self.value = (
+                np.concatenate([column[: self.n], np.empty(size - self.n, column.dtype)])
+                for column in (self.row, self.feature, self.value)
+            )
+
+    def columns(self) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.float32]]:
+        """Row, feature and value, at their size."""
+        return self.row[: self.n].copy(), self.feature[: self.n].copy(), self.value[: self.n].copy()
+
+
+@compiled
+def fire(
+    product: NDArray[np.generic],
+    counts: NDArray[np.bool_],
+    gain: NDArray[np.float32],
+    a: NDArray[np.float32],
+    b: NDArray[np.float32],
+    spread: NDArray[np.float32],
+    cut: NDArray[np.float32],
+    order: NDArray[np.uint32],
+    x: NDArray[np.float32],
+    error: NDArray[np.float64],
+    weights: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    weight_norm: NDArray[np.float64],
+    magnitude: NDArray[np.float32],
+    magnitude_bias: NDArray[np.float32],
+    magnitude_norm: NDArray[np.float64],
+    threshold: NDArray[np.float32],
+    scale: NDArray[np.float32],
+    is_gated: bool,
+    first_row: int,
+    out_row: NDArray[np.uint32],
+    out_feature: NDArray[np.uint32],
+    out_value: NDArray[np.float32],
+    n: int,
+) -> tuple[int, int]:
+    """Append one tile's firings to the columns from `n` on; return the new `n` and how many are still NaN (undecided).
+
+    The first line of arguments belongs to the tile; `weights` and what follows it are of all features.
+    """
+    n_columns = product.shape[1]
+    mask = np.zeros((n_columns + 7) // 8 * 8, np.uint8)
+    words = mask.view(np.uint64)
+    found = np.empty(n_columns + 8, np.int64)
+    n_undecided = 0
+    for r in range(product.shape[0]):
+        if not counts[r]:
+            continue
+        n_found = _survivors(product[r], gain[r], a[r], b[r], spread, cut, mask, words, found)
+        for i in range(n_found):
+            f = order[found[i]]
+            pre = exact.rounded(exact.dot(x[r], weights[f]), bias[f], error[r] * weight_norm[f])
+            if pre <= threshold[f]:
+                continue
+            if is_gated:
+                size = exact.rounded(exact.dot(x[r], magnitude[f]), magnitude_bias[f], error[r] * magnitude_norm[f])
+                if size <= 0:
+                    continue
+                pre = size if pre == pre else pre  # NaN where either is undecided
+            n_undecided += pre != pre
+            out_row[n] = first_row + r
+            out_feature[n] = f
+            out_value[n] = np.float32(pre) * scale[f]
+            n += 1
+    return n, n_undecided
+
+
+@compiled
+def _survivors(
+    product: NDArray[np.generic],
+    gain: float,
+    a: float,
+    b: float,
+    spread: NDArray[np.float32],
+    cut: NDArray[np.float32],
+    mask: NDArray[np.uint8],
+    words: NDArray[np.uint64],
+    found: NDArray[np.int64],
+) -> int:
+    """Columns of one row that the bound does not exclude, into `found`; how many. NaN survives."""
+    for c in range(product.shape[0]):
+        mask[c] = not (np.float32(product[c]) * gain + (a + b * spread[c]) <= cut[c])
+    return _set_bytes(mask, words, found)
+
+
+@compiled
+def _set_bytes(mask: NDArray[np.uint8], words: NDArray[np.uint64], found: NDArray[np.int64]) -> int:
+    """Indexes of the ones in a mask of zeros and ones, eight at a look."""
+    n = 0
+    for word in range(words.shape[0]):
+        if words[word] != 0:
+            for c in range(8 * word, 8 * word + 8):
+                found[n] = c
+                n += int(mask[c])
+    return n
+
+
+class Candidates:
+    """Features that may be among the k largest of each of `n_rows` tokens, with bounds on their values."""
+
+    def __init__(self, n_rows: int, n_features: int) -> None:
+        self.floor = np.empty(n_rows, np.float32)
+        """The k-th largest value is at least this; it starts just above zero, for zero does not fire."""
+        self.n = np.empty(n_rows, np.int64)
+        self.trigger = np.empty(n_rows, np.int64)
+        shape = (n_rows, n_features)  # room for ties of all of them; untouched pages cost no memory
+        self.feature = np.empty(shape, np.uint32)
+        self.low, self.high = np.empty(shape, np.float32), np.empty(shape, np.float32)
+
+    def clear(self, k: int) -> None:
+        """Begin other tokens."""
+        self.floor[:] = np.finfo(np.float32).smallest_subnormal
+        self.n[:] = 0
+        self.trigger[:] = max(_TRIGGER, 4 * k)
+
+
+@compiled
+def collect(
+    product: NDArray[np.generic],
+    counts: NDArray[np.bool_],
+    gain: NDArray[np.float32],
+    a: NDArray[np.float32],
+    b: NDArray[np.float32],
+    spread: NDArray[np.float32],
+    unit: NDArray[np.float32],
+    shift: NDArray[np.float32],
+    first: int,
+    k: int,
+    floor: NDArray[np.float32],
+    n: NDArray[np.int64],
+    trigger: NDArray[np.int64],
+    feature: NDArray[np.uint32],
+    low: NDArray[np.float32],
+    high: NDArray[np.float32],
+) -> None:
+    """Add one tile's features to the candidates of each token: those whose upper bound reaches the token's floor.
+
+    A value is product·gain·unit + shift, give or take (a + b·spread)·unit and the roundings of this line.
+    """
+    n_columns = product.shape[1]
+    mask = np.zeros((n_columns + 7) // 8 * 8, np.uint8)
+    words = mask.view(np.uint64)
+    found = np.empty(n_columns + 8, np.int64)
+    slack = np.float32(SLACK)
+    for r in range(product.shape[0]):
+        if not counts[r]:
+            continue
+        p, g, ar, br, least = product[r], gain[r], a[r], b[r], floor[r]
+        for c in range(n_columns):
+            value = np.float32(p[c]) * g * unit[c]
+            margin = unit[c] * (ar + br * spread[c]) + slack * (abs(value) + abs(shift[c]))
+            mask[c] = not (value + shift[c] + margin < least)
+        for i in range(_set_bytes(mask, words, found)):
+            c = found[i]
+            value = np.float32(p[c]) * g * unit[c]
+            margin = unit[c] * (ar + br * spread[c]) + slack * (abs(value) + abs(shift[c]))
+            at = n[r]
+            feature[r, at] = first + c
+            lowest = value + shift[c] - margin
+            low[r, at] = lowest if lowest == lowest else -np.float32(np.inf)
+            high[r, at] = value + shift[c] + margin
+            n[r] = at + 1
+        if n[r] >= trigger[r]:
+            floor[r] = _raise_floor(floor[r], k, n, feature, low, high, r)
+            trigger[r] = max(trigger[r], 2 * n[r])
+
+
+@compiled
+def _raise_floor(
+    floor: float,
+    k: int,
+    n: NDArray[np.int64],
+    feature: NDArray[np.uint32],
+    low: NDArray[np.float32],
+    high: NDArray[np.float32],
+    r: int,
+) -> float:
+    """The k-th largest lower bound; candidates whose upper bound lies below it are dropped."""
+    size = n[r]
+    if size > k:
+        floor = max(floor, np.partition(low[r, :size], size - k)[size - k])
+    kept = 0
+    for i in range(size):
+        if not high[r, i] < floor:
+            feature[r, kept], low[r, kept], high[r, kept] = feature[r, i], low[r, i], high[r, i]
+            kept += 1
+    n[r] = kept
+    return floor
+
+
+@compiled
+def rescore(
+    x: NDArray[np.float32],
+    error: NDArray[np.float64],
+    weights: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    weight_norm: NDArray[np.float64],
+    floor: NDArray[np.float32],
+    n: NDArray[np.int64],
+    feature: NDArray[np.uint32],
+    low: NDArray[np.float32],
+    high: NDArray[np.float32],
+    k: int,
+) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.float32]]:
+    """(row, feature, pre-activation) of the candidates left, NaN where undecided; by row, then feature."""
+    for r in range(x.shape[0]):
+        floor[r] = _raise_floor(floor[r], k, n, feature, low, high, r)
+    total = n.sum()
+    rows, features, values = np.empty(total, np.uint32), np.empty(total, np.uint32), np.empty(total, np.float32)
+    at = 0
+    for r in range(x.shape[0]):
+        for i in range(n[r]):
+            f = feature[r, i]
+            rows[at], features[at] = r, f
+            values[at] = exact.rounded(exact.dot(x[r], weights[f]), bias[f], error[r] * weight_norm[f])
+            at += 1
+    return rows, features, values
+
+
+@compiled
+def largest(row: NDArray[np.uint32], value: NDArray[np.float32], k: int, n_rows: int) -> NDArray[np.int64]:
+    """Which of the entries, given by row and then feature, are among their row's k largest and above zero."""
+    kept = np.empty(len(row), np.int64)
+    n, start = 0, 0
+    for r in range(n_rows):
+        stop = start
+        while stop < len(row) and row[stop] == r:
+            stop += 1
+        size = stop - start
+        least, n_ties = np.float32(0.0), 0
+        if size > k:
+            least = np.partition(value[start:stop], size - k)[size - k]
+            n_ties = k
+            for i in range(start, stop):
+                n_ties -= value[i] > least
+        for i in range(start, stop):
+            if value[i] <= 0:
+                continue
+            if size <= k or value[i] > least:
+                kept[n] = i
+                n += 1
+            elif value[i] == least and n_ties > 0:
+                kept[n] = i
+                n += 1
+                n_ties -= 1
+        start = stop
+    return kept[:n]
