@@ -200,11 +200,12 @@ class Encoder:
                 screen.product(rows.left[low:high], first, stop, tile)
                 firing_kernels.collect(
                     tile.numpy(), counts[low:high], rows.gain[low:high], rows.a[low:high], rows.b[low:high],
-                    screen.spread[first:stop], unit[first:stop], shift[first:stop], first, k,
+                    screen.spread[first:stop], unit[first:stop], shift[first:stop],
+                    x[low:high], error[low:high], self._weights.numpy(), self._bias, self._weight_norm, ranked_by, first, k,
                     found.floor, found.n, found.trigger, found.feature, found.low, found.high,
                 )  # fmt: skip
             row, feature, pre = firing_kernels.rescore(
-                x[low:high], error[low:high], self._weights.numpy(), self._bias, self._weight_norm,
+                x[low:high], error[low:high], self._weights.numpy(), self._bias, self._weight_norm, ranked_by,
                 found.floor, found.n, found.feature, found.low, found.high, k,
             )  # fmt: skip
             for i in np.flatnonzero(np.isnan(pre)):

@@ -3,9 +3,10 @@
 This is what a pre-activation is here. It depends on the numbers alone: not on the order of a sum, the library, the size
 of a block, the number of threads or the device. Products of two fp32 numbers are exact in fp64, so a fp64 sum in any
 order lies within (d + 2)·2⁻⁵³·(Σ|xᵢ·wᵢ| + |b|) of the truth. Where both ends of that interval round to the same fp32
-number, that number is the answer; the few others (about one in 10⁵) are summed in integers of any length.
+number, that number is the answer; the few others (about one in 10⁵) are summed exactly.
 """
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -15,8 +16,6 @@ from numpy.typing import NDArray
 from workers.compute.jit import compiled, reassociated
 
 FLOAT64_STEP = 2.0**-52
-AMBIGUOUS = float("nan")
-"""What `rounded` returns where fp64 does not decide the last bit."""
 
 
 @reassociated
@@ -29,18 +28,25 @@ def dot(x: NDArray[np.float32], w: NDArray[np.float32]) -> float:
 
 
 @compiled
-def rounded(total: float, bias: float, error: float) -> float:
-    """`total + bias` as fp32, where `total` is within `error` of the truth; NaN if that could change the last bit."""
+def bounds(total: float, bias: float, error: float) -> tuple[float, float]:
+    """The fp32 numbers between which `total + bias`, rounded once, lies; `total` is within `error` of the truth."""
     value = total + bias
     error += abs(value) * FLOAT64_STEP
-    low, high = np.float32(value - error), np.float32(value + error)
-    return float(low) if low == high else AMBIGUOUS
+    return float(np.float32(value - error)), float(np.float32(value + error))
 
 
 def inner_product(x: Float32[np.ndarray, " d"], w: Float32[np.ndarray, " d"], bias: float) -> np.float32:
-    """The definition itself, in integers: slow, and exact for every finite input."""
-    exact = sum((Fraction(float(a)) * Fraction(float(b)) for a, b in zip(x, w, strict=True)), Fraction(float(bias)))
-    return nearest_float32(exact)
+    """The definition itself, exact for every finite input."""
+    products = x.astype(np.float64) * w.astype(np.float64)
+    # Python's fsum rounds the exact sum once, to fp64; rounding that again is right unless it lies midway
+    total = math.fsum([*products.tolist(), bias])
+    with np.errstate(over="ignore"):
+        near = np.float32(total)
+        other = np.nextafter(near, np.float32(math.copysign(math.inf, total - float(near))))
+    if np.isfinite(near) and np.isfinite(other) and total - float(near) != float(other) - total:
+        return near
+    terms = (Fraction(float(a)) * Fraction(float(b)) for a, b in zip(x, w, strict=True))
+    return nearest_float32(sum(terms, Fraction(float(bias))))
 
 
 def nearest_float32(exact: Fraction) -> np.float32:

@@ -8,7 +8,7 @@ from workers.compute.jit import compiled
 from workers.compute.screens import SLACK
 
 _FIRST_ROOM = 1 << 16
-_TRIGGER = 1024
+_TRIGGER = 128
 """Candidates of a token that are gathered before the floor is raised for the first time."""
 
 
@@ -78,18 +78,19 @@ def fire(
         n_found = _survivors(product[r], gain[r], a[r], b[r], spread, cut, mask, words, found)
         for i in range(n_found):
             f = order[found[i]]
-            pre = exact.rounded(exact.dot(x[r], weights[f]), bias[f], error[r] * weight_norm[f])
-            if pre <= threshold[f]:
+            low, high = exact.bounds(exact.dot(x[r], weights[f]), bias[f], error[r] * weight_norm[f])
+            if high <= threshold[f]:
                 continue
+            is_decided = low > threshold[f]
             if is_gated:
-                size = exact.rounded(exact.dot(x[r], magnitude[f]), magnitude_bias[f], error[r] * magnitude_norm[f])
-                if size <= 0:
+                low, high = exact.bounds(exact.dot(x[r], magnitude[f]), magnitude_bias[f], error[r] * magnitude_norm[f])
+                if high <= 0:
                     continue
-                pre = size if pre == pre else pre  # NaN where either is undecided
-            n_undecided += pre != pre
+            is_decided &= low == high
+            n_undecided += not is_decided
             out_row[n] = first_row + r
             out_feature[n] = f
-            out_value[n] = np.float32(pre) * scale[f]
+            out_value[n] = np.float32(low) * scale[f] if is_decided else np.float32(np.nan)
             n += 1
     return n, n_undecided
 
@@ -153,6 +154,12 @@ def collect(
     spread: NDArray[np.float32],
     unit: NDArray[np.float32],
     shift: NDArray[np.float32],
+    x: NDArray[np.float32],
+    error: NDArray[np.float64],
+    weights: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    weight_norm: NDArray[np.float64],
+    ranked_by: NDArray[np.float32],
     first: int,
     k: int,
     floor: NDArray[np.float32],
@@ -190,7 +197,9 @@ def collect(
             high[r, at] = value + shift[c] + margin
             n[r] = at + 1
         if n[r] >= trigger[r]:
-            floor[r] = _raise_floor(floor[r], k, n, feature, low, high, r)
+            floor[r] = _raise_floor(
+                floor[r], k, n, feature, low, high, r, x[r], error[r], weights, bias, weight_norm, ranked_by
+            )
             trigger[r] = max(trigger[r], 2 * n[r])
 
 
@@ -203,11 +212,26 @@ def _raise_floor(
     low: NDArray[np.float32],
     high: NDArray[np.float32],
     r: int,
+    x: NDArray[np.float32],
+    error: float,
+    weights: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    weight_norm: NDArray[np.float64],
+    ranked_by: NDArray[np.float32],
 ) -> float:
-    """The k-th largest lower bound; candidates whose upper bound lies below it are dropped."""
+    """The smallest of k values, computed for the k most promising; candidates that cannot reach it are dropped."""
     size = n[r]
     if size > k:
-        floor = max(floor, np.partition(low[r, :size], size - k)[size - k])
+        least = np.partition(low[r, :size], size - k)[size - k]
+        smallest = np.inf
+        n_computed = 0
+        for i in range(size):
+            if low[r, i] >= least and n_computed < k:
+                f = feature[r, i]
+                value, _ = exact.bounds(exact.dot(x, weights[f]), bias[f], error * weight_norm[f])
+                smallest = min(smallest, float(np.float32(value) * ranked_by[f]))
+                n_computed += 1
+        floor = max(floor, smallest)
     kept = 0
     for i in range(size):
         if not high[r, i] < floor:
@@ -224,6 +248,7 @@ def rescore(
     weights: NDArray[np.float32],
     bias: NDArray[np.float32],
     weight_norm: NDArray[np.float64],
+    ranked_by: NDArray[np.float32],
     floor: NDArray[np.float32],
     n: NDArray[np.int64],
     feature: NDArray[np.uint32],
@@ -233,7 +258,9 @@ def rescore(
 ) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.float32]]:
     """(row, feature, pre-activation) of the candidates left, NaN where undecided; by row, then feature."""
     for r in range(x.shape[0]):
-        floor[r] = _raise_floor(floor[r], k, n, feature, low, high, r)
+        floor[r] = _raise_floor(
+            floor[r], k, n, feature, low, high, r, x[r], error[r], weights, bias, weight_norm, ranked_by
+        )
     total = n.sum()
     rows, features, values = np.empty(total, np.uint32), np.empty(total, np.uint32), np.empty(total, np.float32)
     at = 0
@@ -241,7 +268,8 @@ def rescore(
         for i in range(n[r]):
             f = feature[r, i]
             rows[at], features[at] = r, f
-            values[at] = exact.rounded(exact.dot(x[r], weights[f]), bias[f], error[r] * weight_norm[f])
+            least, most = exact.bounds(exact.dot(x[r], weights[f]), bias[f], error[r] * weight_norm[f])
+            values[at] = np.float32(least) if least == most else np.float32(np.nan)
             at += 1
     return rows, features, values
 

@@ -136,7 +136,16 @@ def from_parts(model: Any, tokenizer: Any, config: Any, *, name: str, device: to
                 hint="Its adapters decide which models Eyepiece can name hook points in.",
             ) from error
         shape.to("meta")
+    _fuse_activations(model)
     return LanguageModel(model.to(device).eval().requires_grad_(False), tokenizer, bridge, device)
+
+
+def _fuse_activations(model: torch.nn.Module) -> None:
+    """GELU by its tanh formula in one kernel, where transformers spells it out in eight passes over memory."""
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if type(child).__name__ in ("NewGELUActivation", "FastGELUActivation"):
+                setattr(parent, name, torch.nn.GELU(approximate="tanh"))
 
 
 def resolve(model: LanguageModel, hook_point: names.HookPoint, *, is_centred: bool = False) -> Capture:

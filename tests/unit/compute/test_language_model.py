@@ -1,10 +1,12 @@
 """The fast capture path and the unembedding, against TransformerLens itself."""
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from backend import errors, names
 from tests import tiny
@@ -50,6 +52,36 @@ def test_capture_equals_transformer_lens(folder: Path, place: str) -> None:
     expected = cache[str(hook_point)].reshape(found.shape)
     # eager against fused attention; design.md §3
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5)
+
+
+def test_several_hook_points_in_one_pass_equal_each_alone_from_threads_too(folder: Path) -> None:
+    model = language_model.load(str(folder), device=torch.device("cpu"), dtype=torch.float32)
+    places = [
+        names.HookPoint(2, "hook_resid_post"),
+        names.HookPoint(0, "hook_resid_pre"),
+        names.HookPoint(1, "attn.hook_z"),
+    ]
+    captures = [language_model.resolve(model, place) for place in places]
+    texts = [torch.randint(1, 250, (2, 12), generator=torch.Generator().manual_seed(seed)) for seed in range(12)]
+    alone = [[language_model.residuals(model, capture, text) for capture in captures] for text in texts]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda text: language_model.residuals_at(model, captures, text), texts))
+    for expected, found in zip(alone, together, strict=True):
+        for a, b in zip(expected, found, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_gelu_is_fused_and_gives_the_same(tmp_path: Path) -> None:
+    folder = tiny.save_model(tmp_path / "gpt2")
+    fused = language_model.load(str(folder), device=torch.device("cpu"), dtype=torch.float32).model
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain = transformers.AutoModelForCausalLM.from_pretrained(str(folder)).eval()
+    assert any(isinstance(module, torch.nn.GELU) for module in fused.modules())
+    assert not any(isinstance(module, torch.nn.GELU) for module in plain.modules())
+    tokens = torch.arange(1, 21)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(fused(tokens).logits, plain(tokens).logits, rtol=1e-5, atol=1e-5)
 
 
 def test_unembedding_equals_transformer_lens_processed_weights(folder: Path) -> None:
