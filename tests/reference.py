@@ -96,3 +96,56 @@ def encode(sae: Sae, x: NDArray[np.float32]) -> dict[tuple[int, int], np.float32
         for j, value in found.items():
             firings[row, j] = value if is_scaled else value * norm[j]
     return firings
+
+
+def moments(values: list[float]) -> list[float]:
+    """Mean, deviation, skewness and kurtosis with sums rounded once; NaN where undefined."""
+    if not values:
+        return [math.nan] * 4
+    n = len(values)
+    if min(values) == max(values):
+        return [values[0], 0.0, math.nan, math.nan]
+    mean = math.fsum(values) / n
+    m2, m3, m4 = (math.fsum((x - mean) ** p for x in values) / n for p in (2, 3, 4))
+    return [mean, math.sqrt(m2), m3 / m2**1.5, m4 / m2**2]
+
+
+def histogram(values: list[float], edges: list[float]) -> list[int]:
+    """Counts in bins closed below, the last closed above too; all in the first if the values do not differ."""
+    counts = [0] * (len(edges) - 1)
+    for x in values:
+        is_single = min(values) == max(values)
+        counts[0 if is_single else sum(x >= edge for edge in edges[1:-1])] += 1
+    return counts
+
+
+def examples(contexts: list[int], values: list[float], *, feature: int, seed: int) -> list[tuple[int, int]]:
+    """(group, context) of the examples of one feature's firings, in order."""
+    maxima: dict[int, float] = {}
+    for context, value in zip(contexts, values, strict=True):
+        maxima[context] = max(maxima.get(context, -math.inf), value)
+    ranked = sorted(maxima, key=lambda context: (-maxima[context], context))
+    chosen = [(0, context) for context in ranked[:20]]
+    edges = [max(values, default=0.0) * i / 5 for i in range(1, 5)]
+    for interval in range(5):
+        inside = [c for c in ranked[20:] if sum(maxima[c] > edge for edge in edges) == interval]
+        sample = sorted(inside, key=lambda context: splitmix64(seed, feature, context))[:5]
+        chosen += [(interval + 1, context) for context in sorted(sample, key=lambda context: -maxima[context])]
+    return chosen
+
+
+def splitmix64(seed: int, feature: int, context: int) -> int:
+    """The order of contexts that samples are drawn in."""
+    mask = 2**64 - 1
+    z = ((context + (feature << 32)) * 0x9E3779B97F4A7C15 + seed) & mask
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+    return z ^ (z >> 31)
+
+
+def top_tokens(tops: list[tuple[int, float]]) -> list[int]:
+    """From (token, maximum) of the top contexts, best first: tokens by the sum of maxima, then by id; at most ten."""
+    sums: dict[int, float] = {}
+    for token, value in tops:
+        sums[token] = sums.get(token, 0.0) + value
+    return sorted(sums, key=lambda token: (-sums[token], token))[:10]

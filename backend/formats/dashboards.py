@@ -21,6 +21,7 @@ N_TOP_CONTEXTS = 20
 N_INTERVALS = 5
 N_INTERVAL_CONTEXTS = 5
 N_LOGIT_TOKENS = 10
+N_TOP_TOKENS = 10
 N_NEIGHBOURS = 10
 
 TOP_GROUP = 0
@@ -91,7 +92,7 @@ class Dashboard:
     interval_firings: NDArray[np.int64]
     """Firings in each fifth of (0, max], lower ends open; they sum to `n_firings`."""
     top_tokens: NDArray[np.int32]
-    """Up to ten tokens this feature fires on most strongly: by mean of their maxima over the top contexts."""
+    """Up to ten tokens this feature fires on most strongly: by the sum of their maxima over the top contexts; ties by id."""
     examples: Examples
     logit_lens: LogitLens | None
     """None where the hook point has no path to the unembedding."""

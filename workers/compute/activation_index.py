@@ -5,7 +5,7 @@
 2. Encode; firings at masked positions are dropped. Batches run side by side in threads and are taken in order.
 3. Transpose: a stable counting sort by feature, which leaves each feature's firings in order of context, then position.
 The result is postings. Where a shard's firings would outgrow memory it gives several parts, one after the other. Parts
-in order of context, joined feature by feature, are the activation index.
+in order of context, joined feature by feature (`merge`), are the activation index.
 """
 
 import itertools
@@ -259,19 +259,3 @@ def _scatter(
         at = cursor[feature[i]]
         cursor[feature[i]] = at + 1
         context_out[at], position_out[at], value_out[at] = context[i], position[i], value[i]
-
-
-def join(parts: list[Postings]) -> Postings:
-    """Postings of consecutive runs of contexts as one; `parts` in order of context. Associative."""
-    counts = np.stack([np.diff(part.offset) for part in parts])  # (n_parts, n_features)
-    offset = np.zeros(counts.shape[1] + 1, np.int64)
-    np.cumsum(counts.sum(axis=0), out=offset[1:])
-    total = int(offset[-1])
-    context, position, value = np.empty(total, np.uint32), np.empty(total, np.uint16), np.empty(total, np.float32)
-    start = offset[:-1].copy()
-    for part, n in zip(parts, counts, strict=True):
-        # where each firing of this part goes: its feature's next free place, then one after the other
-        target = np.repeat(start - part.offset[:-1], n) + np.arange(int(n.sum()))
-        context[target], position[target], value[target] = part.context, part.position, part.value
-        start += n
-    return Postings(offset, context, position, value)
