@@ -180,8 +180,7 @@ def finish(
     loaded: Loaded, parts: list[activation_index.Postings], rows: corpora.Corpus, *, seed: int
 ) -> Iterator[list[Dashboard]]:
     """Every feature's dashboard, block by block, from the postings of all shards in order."""
-    directions = loaded.sae.directions()
-    inputs = dashboards.FinishInputs(loaded.sae, directions, _lens(loaded), seed=seed)
+    inputs = dashboards.FinishInputs(loaded.sae.directions(), loaded.sae.decoder_norm, _lens(loaded), seed=seed)
     return dashboards.finish(inputs, parts, rows)
 
 

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 
 from backend.formats import dashboards as packed
 from backend.formats.dashboards import Dashboard, Examples, LogitLens, Moments
 from workers.compute import corpus as corpora
-from workers.compute import examples, logit_lens, merge, neighbours, sae, statistics
+from workers.compute import examples, logit_lens, merge, neighbours, statistics
 from workers.compute.activation_index import Postings
 
 TILE = 256
@@ -33,11 +35,12 @@ MAX_FIRINGS = 2**22
 class FinishInputs:
     """What the weights give to every block: computed once per job."""
 
-    dictionary: sae.Sae
-    directions: torch.Tensor
-    """(d_sae, d_in), unit decoder rows."""
-    W_U: torch.Tensor | None
-    """(d_in, d_vocab): the unembedding as seen from the hook point; None where there is no path."""
+    directions: Float[Tensor, "d_sae d_in"]
+    """Decoder rows at unit norm."""
+    decoder_norm: Float[Tensor, " d_sae"]
+    """What their norms were."""
+    W_U: Float[Tensor, "d_in d_vocab"] | None
+    """The unembedding as seen from the hook point; None where there is no path."""
     seed: int
 
 
@@ -55,7 +58,7 @@ def finish(
     `parts` are the postings of consecutive shards, in order. A block has at most `max_firings` firings, 10 bytes each
     in memory, or one feature that has more.
     """
-    stop = inputs.dictionary.d_sae if stop is None else stop
+    stop = len(inputs.directions) if stop is None else stop
     for tile in range(first // TILE * TILE, stop, TILE):
         start, end = max(first, tile), min(stop, tile + TILE)
         weights = _from_weights(inputs, tile)
@@ -76,11 +79,11 @@ class FromWeights:
 
 
 def _from_weights(inputs: FinishInputs, tile: int) -> list[FromWeights]:
-    stop = min(tile + TILE, inputs.dictionary.d_sae)
+    stop = min(tile + TILE, len(inputs.directions))
     with torch.inference_mode():
         lenses = logit_lens.of_directions(inputs.directions[tile:stop], inputs.W_U)
         near, cosines = neighbours.nearest(inputs.directions, tile, stop, n=packed.N_NEIGHBOURS)
-    norms = inputs.dictionary.decoder_norm[tile:stop].tolist()
+    norms = inputs.decoder_norm[tile:stop].tolist()
     return [FromWeights(*row) for row in zip(range(tile, stop), norms, lenses, near, cosines, strict=True)]
 
 

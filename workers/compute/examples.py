@@ -40,17 +40,14 @@ class Chosen:
 def choose(block: Postings, edges: NDArray[np.float64], *, first_feature: int, seed: int) -> Chosen:
     """Choose the examples of a block whose first feature is `first_feature`; `edges` as `statistics.interval_edges`."""
     n = block.n_features
-    chosen = Chosen(
-        *(np.zeros(n, np.int64) for _ in range(3)),
-        np.full((n, N_EXAMPLES), TOP_GROUP, np.uint8),
-        np.zeros((n, N_EXAMPLES, 3), np.int64),
-    )
+    count, n_top, n_contexts = np.zeros((3, n), np.int64)
+    group, run = np.full((n, N_EXAMPLES), TOP_GROUP, np.uint8), np.zeros((n, N_EXAMPLES, 3), np.int64)
     _choose(
         block.offset, block.context, block.value, edges,
         np.uint64(first_feature), np.uint64(seed & 0xFFFFFFFFFFFFFFFF),
-        chosen.count, chosen.n_top, chosen.n_contexts, chosen.group, chosen.run,
+        count, n_top, n_contexts, group, run,
     )  # fmt: skip
-    return chosen
+    return Chosen(count, n_top, n_contexts, group, run)
 
 
 def firings(block: Postings, chosen: Chosen) -> tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.float32]]:
@@ -202,9 +199,7 @@ def _rank_tokens(
                 n += 1
         for i in range(1, n):  # insertion sort
             id_, sum_, place = token[i], total[i], i
-            while place > 0 and (
-                sum_ > total[place - 1] or (sum_ == total[place - 1] and id_ < token[place - 1])
-            ):
+            while place > 0 and (sum_ > total[place - 1] or (sum_ == total[place - 1] and id_ < token[place - 1])):
                 token[place], total[place] = token[place - 1], total[place - 1]
                 place -= 1
             token[place], total[place] = id_, sum_

@@ -26,9 +26,7 @@ def extremes(offset: NDArray[np.int64], values: NDArray[np.float32]) -> NDArray[
     return found
 
 
-def moments(
-    offset: NDArray[np.int64], values: NDArray[np.float32], ends: NDArray[np.float32]
-) -> NDArray[np.float64]:
+def moments(offset: NDArray[np.int64], values: NDArray[np.float32], ends: NDArray[np.float32]) -> NDArray[np.float64]:
     """(n, 4): mean, population standard deviation, skewness m3/m2^1.5, kurtosis m4/m2² (3 for a normal distribution).
 
     Central moments in two passes. Empty: all NaN. All equal: that value, deviation 0, the other two NaN. `ends` are
@@ -257,9 +255,7 @@ def _count_above(
 
 
 @compiled
-def _offer(
-    rows: NDArray[np.float32], first_column: int, index: NDArray[np.int32], value: NDArray[np.float32]
-) -> None:
+def _offer(rows: NDArray[np.float32], first_column: int, index: NDArray[np.int32], value: NDArray[np.float32]) -> None:
     """Insert what exceeds the last kept; columns come in ascending order, so among equals the first stays."""
     n, n_columns = index.shape[1], rows.shape[1]
     for row in range(len(rows)):

@@ -6,14 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from backend import names
 from backend.formats import dashboards as packed
 from tests import reference, tiny
 from tests.unit.compute.test_encoder import exact_sae_lens_activations
-from workers.compute import activation_index, dashboards, language_model, sae, statistics
+from workers.compute import activation_index, dashboards, language_model, sae
 from workers.compute import corpus as corpora
 from workers.compute.encoder import Encoder
 
@@ -47,7 +45,9 @@ def make(
             max_firings=100_000 // n_shards,
         )
     ]  # fmt: skip
-    inputs = dashboards.FinishInputs(dictionary, dictionary.directions(), language_model.unembedding(model), seed=0)
+    inputs = dashboards.FinishInputs(
+        dictionary.directions(), dictionary.decoder_norm, language_model.unembedding(model), seed=0
+    )
     found = [d for block in dashboards.finish(inputs, parts, corpus) for d in block]
     residuals = []
     for start, stop in activation_index.batches(0, corpus.n_contexts):
@@ -152,61 +152,42 @@ def test_an_unknown_version_is_refused() -> None:
         packed.unpack(b"\x09rest")
 
 
-def test_ties_rank_the_earlier_context_first() -> None:
-    corpus = corpora.Corpus(np.zeros((30, 4), np.uint16), (), is_first_masked=True)
-    context = np.arange(30, dtype=np.uint32)
-    firings = dashboards.Firings(0, context, np.ones(30, np.uint16), np.full(30, 2.0, np.float32))
-    examples, _ = dashboards.choose_examples(firings, np.arange(30), 2.0, corpus, seed=0)
-    assert examples.context[:20].tolist() == list(range(20))
-    assert (examples.group[20:] == 5).all()
-    assert set(examples.context[20:].tolist()) <= set(range(20, 30))
-
-
-@settings(deadline=None, max_examples=50)
-@given(st.lists(st.floats(0.0009765625, 100, width=32), max_size=60), st.integers(1, 9))
-def test_histograms_count_every_value_in_its_bin(values: list[float], n_bins: int) -> None:
-    x = np.array(values, np.float32)
-    for make_histogram, space in ((statistics.linear_histogram, np.linspace), (statistics.log_histogram, np.geomspace)):
-        counts = make_histogram(x, n_bins)
-        assert counts.sum() == len(x)
-        if len(x) and x.min() < x.max():
-            edges = space(float(x.min()), float(x.max()), n_bins + 1)
-            expected = [sum((edges[i] <= v) & (v < edges[i + 1]) for v in x.astype(float)) for i in range(n_bins)]
-            assert abs(counts - expected).sum() <= 2 * (x == x.max()).sum()  # only the closed end may differ
-            assert counts[-1] >= (x == x.max()).sum()
-        elif len(x):
-            assert counts.tolist() == [len(x)] + [0] * (n_bins - 1)
-
-
-@settings(deadline=None, max_examples=50)
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=80), st.integers(1, 25))
-def test_largest_equals_a_stable_sort(values: list[int], n: int) -> None:
-    x = np.array(values, np.float32)
-    assert statistics.largest(x, n).tolist() == sorted(range(len(values)), key=lambda i: (-values[i], i))[:n]
-
-
-def test_moments_of_nothing_and_of_one_value() -> None:
-    assert np.isnan(statistics.moments(np.zeros(0, np.float32)).mean)
-    one = statistics.moments(np.array([2.5, 2.5], np.float32))
-    assert (one.mean, one.std) == (2.5, 0.0)
-    assert np.isnan(one.kurtosis)
-
-
-def test_join_is_associative_and_keeps_order() -> None:
+def test_ranges_and_blocks_cut_anywhere_give_the_same_bytes() -> None:
+    """Features that never fire, fire once, always, and in ties; blocks of a few firings and ranges off the tiles."""
+    d_sae, n_contexts, size = 600, 90, 6
     rng = np.random.default_rng(0)
-    parts = []
-    for i in range(4):
-        n = 50
-        feature = rng.integers(0, 70_000, n).astype(np.uint32)
-        place = np.sort(rng.integers(0, 1000, n)).astype(np.uint32) + 1000 * i
-        value = rng.random(n, np.float32)
-        parts.append(activation_index.transpose(70_001, [feature], [place], [np.zeros(n, np.uint16)], [value]))
-    left = activation_index.join([activation_index.join(parts[:2]), activation_index.join(parts[2:])])
-    whole = activation_index.join(parts)
-    for name in ("offset", "context", "position", "value"):
-        assert np.array_equal(getattr(left, name), getattr(whole, name))
-    for f in range(whole.n_features):
-        assert (np.diff(whole.context[whole.offset[f] : whole.offset[f + 1]].astype(int)) >= 0).all()
+    always = np.stack(np.divmod(np.arange(n_contexts * size), size), axis=1)
+    places = [always[np.sort(rng.choice(len(always), n, replace=False))] for n in rng.integers(0, 40, d_sae)]
+    places[3], places[255], places[256], places[599] = always, always[:1], always, always[:0]
+    values = [rng.choice([1e-40, 0.5, 1.0, 2.0, 3e38], len(at)).astype(np.float32) for at in places]
+    context, position = (np.concatenate(places)[:, i].astype(kind) for i, kind in ((0, np.uint32), (1, np.uint16)))
+    offset = np.cumsum([0, *map(len, places)], dtype=np.int64)
+    parts = [activation_index.Postings(offset, context, position, np.concatenate(values))]
+    corpus = corpora.Corpus(rng.integers(0, 50, (n_contexts, size)).astype(np.uint16), (), is_first_masked=False)
+    inputs = made_inputs(d_sae, d_vocab=50)
+    whole = [packed.pack(d) for block in dashboards.finish(inputs, parts, corpus) for d in block]
+    assert [packed.unpack(blob).n_firings for blob in whole] == np.diff(offset).tolist()
+    for ranges, max_firings in (
+        ([(0, d_sae)], 1),
+        ([(0, d_sae)], 100),
+        ([(0, 1), (1, 255), (255, 257), (257, 600)], 1000),
+        ([(0, 256), (256, 512), (512, 512), (512, 600)], 2**22),
+    ):
+        blocks = [
+            block
+            for first, stop in ranges
+            for block in dashboards.finish(inputs, parts, corpus, first=first, stop=stop, max_firings=max_firings)
+        ]
+        assert [packed.pack(d) for block in blocks for d in block] == whole
+        assert all(len(block) == 1 or sum(d.n_firings for d in block) <= max_firings for block in blocks)
+
+
+def made_inputs(d_sae: int, *, d_vocab: int) -> dashboards.FinishInputs:
+    """Random directions and unembedding."""
+    generator = torch.Generator().manual_seed(2)
+    directions = torch.nn.functional.normalize(torch.randn(d_sae, 24, generator=generator))
+    W_U = torch.randn(24, d_vocab, generator=generator)
+    return dashboards.FinishInputs(directions, torch.rand(d_sae, generator=generator), W_U, seed=1)
 
 
 def test_a_hook_point_parses_only_inside_a_block() -> None:

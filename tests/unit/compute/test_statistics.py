@@ -104,7 +104,9 @@ def test_intervals_are_open_below(given_: list[list[float]], n_intervals: int) -
 
 @exhaustive
 @given(st.integers(1, 300), st.integers(0, 25), st.lists(st.integers(1, 299), max_size=4), st.randoms())
-def test_a_ranking_equals_a_stable_sort_however_columns_are_cut(n_columns: int, n: int, cuts: list[int], random) -> None:
+def test_a_ranking_equals_a_stable_sort_however_columns_are_cut(
+    n_columns: int, n: int, cuts: list[int], random
+) -> None:
     rows = np.array([[random.randrange(9) for _ in range(n_columns)] for _ in range(3)], np.float32)
     n = min(n, n_columns)
     ranking = statistics.Ranking(3, n)
