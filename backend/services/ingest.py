@@ -5,10 +5,13 @@ written in the caller's transaction; until it commits, readers see the revision 
 """
 
 import io
+import itertools
 import json
 import math
+import struct
 import zlib
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -24,6 +27,8 @@ from backend.formats import dashboards
 
 N_DENSITY_BINS = 50
 _COPY_ROWS = 4096
+_COPY_BYTES = 2**18
+_PACKED_TOGETHER = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,22 +113,15 @@ def copy_dashboards(
     vocabulary: Sequence[str],
 ) -> None:
     """Write a block of features: the narrow rows tables sort by, and the packed pages."""
-    features, packed = io.StringIO(), io.StringIO()
-    for d in block:
-        lens = d.logit_lens
-        kurtosis = None if lens is None or math.isnan(lens.moments.kurtosis) else lens.moments.kurtosis
-        fires_on = [vocabulary[token] for token in d.top_tokens]
-        promotes = [] if lens is None else [vocabulary[token] for token in lens.top_tokens]
-        fields = (
-            revision_id, d.index, d.n_firings, repr(d.n_firings / n_tokens), repr(d.max),
-            r"\N" if kurtosis is None else repr(kurtosis), _json(fires_on), _json(promotes),
-            _escaped(token_texts([*fires_on, *promotes])),
-        )  # fmt: skip
-        features.write("\t".join(map(str, fields)) + "\n")
-        packed.write(f"{revision_id}\t{d.index}\t\\\\x{dashboards.pack(d).hex()}\n")
+    block = list(block)
+    pages = [block[start : start + _PACKED_TOGETHER] for start in range(0, len(block), _PACKED_TOGETHER)]
+    with ThreadPoolExecutor() as pool:  # zlib lets go of the interpreter
+        packed = list(itertools.chain.from_iterable(pool.map(_pack_all, pages)))
+    features = [_feature_row(revision_id, d, n_tokens, vocabulary) for d in block]
     columns = "revision_id, index, n_firings, density, max_activation, logit_kurtosis, fires_on, promotes, token_texts"
     _copy(session, f"feature ({columns})", features)
-    _copy(session, "dashboard (revision_id, index, packed)", packed)
+    rows = [_PAGE.pack(3, 4, revision_id, 4, d.index, len(page)) + page for d, page in zip(block, packed, strict=True)]
+    _copy(session, "dashboard (revision_id, index, packed)", rows)
 
 
 def store_contexts(session: Session, corpus_id: int, indexes: NDArray[np.int64], rows: NDArray[np.integer]) -> None:
@@ -133,9 +131,9 @@ def store_contexts(session: Session, corpus_id: int, indexes: NDArray[np.int64],
     )
     shown = np.unique(indexes)
     for start in range(0, len(shown), _COPY_ROWS):
-        lines = io.StringIO()
-        for index in shown[start : start + _COPY_ROWS].tolist():
-            lines.write(f"{index}\t\\\\x{np.ascontiguousarray(rows[index]).tobytes().hex()}\n")
+        some = shown[start : start + _COPY_ROWS].tolist()
+        tokens = [np.ascontiguousarray(rows[index]).tobytes() for index in some]
+        lines = [_CONTEXT.pack(2, 4, index, len(row)) + row for index, row in zip(some, tokens, strict=True)]
         _copy(session, "new_context (index, tokens)", lines)
     session.connection().exec_driver_sql(
         "INSERT INTO context (corpus_id, index, tokens) SELECT %s, index, tokens FROM new_context ON CONFLICT DO NOTHING",
@@ -183,19 +181,49 @@ def _storable(text: str) -> str:
     return text.replace("\x00", "␀")
 
 
-def _json(texts: Sequence[str]) -> str:
-    return _escaped(json.dumps([_storable(text) for text in texts], ensure_ascii=False))
+def _pack_all(some: list[dashboards.Dashboard]) -> list[bytes]:
+    return [dashboards.pack(d) for d in some]
 
 
-def _escaped(text: str) -> str:
-    """A field of COPY's text format."""
-    for plain, written in (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r")):
-        text = text.replace(plain, written)
-    return text
+def _feature_row(revision_id: int, d: dashboards.Dashboard, n_tokens: int, vocabulary: Sequence[str]) -> bytes:
+    lens = d.logit_lens
+    kurtosis = math.nan if lens is None else lens.moments.kurtosis
+    fires_on = [vocabulary[token] for token in d.top_tokens.tolist()]
+    promotes = [] if lens is None else [vocabulary[token] for token in lens.top_tokens.tolist()]
+    density = d.n_firings / n_tokens
+    fields = (
+        _FEATURE.pack(9, 4, revision_id, 4, d.index, 8, d.n_firings, 4, density, 4, d.max),
+        _NULL if math.isnan(kurtosis) else _REAL.pack(4, kurtosis),
+        _field(_JSONB_VERSION + _json(fires_on)),
+        _field(_JSONB_VERSION + _json(promotes)),
+        _field(token_texts([*fires_on, *promotes]).encode()),
+    )
+    return b"".join(fields)
 
 
-def _copy(session: Session, into: str, lines: io.StringIO) -> None:
-    lines.seek(0)
+# Rows of COPY's binary format: the number of fields, then each behind its length, numbers big-endian. Source:
+# PostgreSQL's documentation of COPY, "Binary Format"; a jsonb field is its text behind a version byte.
+_FEATURE = struct.Struct(">hiiiiiqifif")
+_PAGE = struct.Struct(">hiiiii")
+_CONTEXT = struct.Struct(">hiii")
+_REAL = struct.Struct(">if")
+_LENGTH = struct.Struct(">i")
+_NULL = _LENGTH.pack(-1)
+_JSONB_VERSION = b"\x01"
+_COPY_HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
+_COPY_END = struct.pack(">h", -1)
+
+
+def _field(data: bytes) -> bytes:
+    return _LENGTH.pack(len(data)) + data
+
+
+def _json(texts: Sequence[str]) -> bytes:
+    return json.dumps([_storable(text) for text in texts], ensure_ascii=False).encode()
+
+
+def _copy(session: Session, into: str, rows: list[bytes]) -> None:
+    stream = io.BytesIO(b"".join([_COPY_HEADER, *rows, _COPY_END]))
     cursor = session.connection().connection.cursor()
-    cursor.copy_expert(f"COPY {into} FROM STDIN", lines)
+    cursor.copy_expert(f"COPY {into} FROM STDIN (FORMAT binary)", stream, _COPY_BYTES)
     cursor.close()

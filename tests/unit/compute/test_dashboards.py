@@ -147,11 +147,6 @@ def test_packing_gives_back_every_number(tmp_path: Path) -> None:
         np.testing.assert_equal(astuple(again.moments), astuple(d.moments))
 
 
-def test_an_unknown_version_is_refused() -> None:
-    with pytest.raises(ValueError, match="version"):
-        packed.unpack(b"\x09rest")
-
-
 def test_ranges_and_blocks_cut_anywhere_give_the_same_bytes() -> None:
     """Features that never fire, fire once, always, and in ties; blocks of a few firings and ranges off the tiles."""
     d_sae, n_contexts, size = 600, 90, 6

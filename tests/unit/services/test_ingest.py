@@ -1,5 +1,7 @@
 """What is hard to write: texts that COPY, JSON and Postgres each treat specially, and densities."""
 
+from dataclasses import replace
+
 import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -25,6 +27,10 @@ def test_any_token_text_survives_copy(session: Session) -> None:
     assert rows[1].fires_on == expected
     assert all(text.lower() in rows[1].token_texts for text in expected)
     assert rows[0].n_firings == 0
+    lens = alive.logit_lens
+    assert lens is not None
+    numbers = [alive.n_firings / hosted.N_TOKENS, alive.max, lens.moments.kurtosis]
+    assert [rows[1].density, rows[1].max_activation, rows[1].logit_kurtosis] == [np.float32(x) for x in numbers]
     packed = session.scalars(
         select(Dashboard.packed).where(Dashboard.revision_id == revision, Dashboard.index == alive.index)
     )
@@ -36,6 +42,25 @@ def test_any_token_text_survives_copy(session: Session) -> None:
     ingest.drop_old_revisions(session, made.source_id)
     assert session.scalars(select(Revision.id).where(Revision.source_id == made.source_id)).all() == [revision]
     assert session.get_one(Source, made.source_id, populate_existing=True).revision_id == revision
+
+
+def test_many_features_come_back_in_order_and_undefined_numbers_as_null(session: Session) -> None:
+    """More features than are packed together; with and without a lens."""
+    made = hosted.host(session)
+    revision = ingest.begin_revision(
+        session, source_id=made.source_id, corpus_id=made.corpus_id, job_id=None, n_features=300, spec={}
+    )
+    kinds = hosted.every_kind()
+    block = [replace(kinds[i % len(kinds)], index=i) for i in range(300)]
+    ingest.copy_dashboards(session, revision, iter(block), n_tokens=hosted.N_TOKENS, vocabulary=hosted.TEXTS)
+    packed = session.scalars(
+        select(Dashboard.packed).where(Dashboard.revision_id == revision).order_by(Dashboard.index)
+    )
+    assert packed.all() == [dashboards.pack(d) for d in block]
+    rows = session.scalars(select(Feature).where(Feature.revision_id == revision).order_by(Feature.index)).all()
+    assert [row.n_firings for row in rows] == [d.n_firings for d in block]
+    assert [row.logit_kurtosis is None for row in rows] == [d.logit_lens is None for d in block]
+    assert [row.promotes == [] for row in rows] == [d.logit_lens is None for d in block]
 
 
 def test_vocabularies_and_contexts_are_stored_once(session: Session) -> None:
