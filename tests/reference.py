@@ -113,8 +113,8 @@ def moments(values: list[float]) -> list[float]:
 def histogram(values: list[float], edges: list[float]) -> list[int]:
     """Counts in bins closed below, the last closed above too; all in the first if the values do not differ."""
     counts = [0] * (len(edges) - 1)
+    is_single = len(set(values)) == 1
     for x in values:
-        is_single = min(values) == max(values)
         counts[0 if is_single else sum(x >= edge for edge in edges[1:-1])] += 1
     return counts
 

@@ -24,7 +24,7 @@ from backend.db.session import transaction
 from backend.services import ingest, jobs
 from backend.settings import Settings
 from workers import runtime
-from workers.compute import activation_index
+from workers.compute import activation_index, merge
 from workers.compute import corpus as corpora
 
 _logger = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ class Worker:
                     loaded, rows, first_context=claimed.first_context, n_contexts=claimed.n_contexts, on_batch=lease.add
                 )
             )
-            postings = activation_index.join(parts)
+            postings = merge.join(parts)
         key = f"jobs/{claimed.job_id}/{claimed.number:05d}-{claimed.attempt}.postings"
         with clock.stage("write"), self._scratch("shard.postings") as path:
             postings.write(path, {"job_id": claimed.job_id, "first_context": claimed.first_context})

@@ -18,8 +18,9 @@ def counts(parts: list[Postings], first: int, stop: int) -> NDArray[np.int64]:
     return total
 
 
-def join(parts: list[Postings], first: int, stop: int) -> Postings:
-    """Postings of features first:stop over all parts, which come in order of context. Associative."""
+def join(parts: list[Postings], first: int = 0, stop: int | None = None) -> Postings:
+    """Postings of features first:stop (all, if not given) over all parts, in order of context. Associative."""
+    stop = parts[0].n_features if stop is None else stop
     offset = np.zeros(stop - first + 1, np.int64)
     np.cumsum(counts(parts, first, stop), out=offset[1:])
     n = int(offset[-1])

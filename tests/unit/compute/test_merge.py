@@ -7,8 +7,6 @@ from hypothesis import strategies as st
 from workers.compute import activation_index, merge
 from workers.compute.activation_index import Postings
 
-N_FEATURES = 70_001
-
 
 def shards(n_features: int, n: int = 4) -> list[Postings]:
     """Consecutive shards of random firings; one of them has none."""
@@ -29,9 +27,9 @@ def as_list(postings: Postings) -> list[list[tuple[int, int, float]]]:
 
 
 def test_join_is_associative_and_keeps_order() -> None:
-    parts = shards(N_FEATURES)
-    left = merge.join([merge.join(parts[:2], 0, N_FEATURES), merge.join(parts[2:], 0, N_FEATURES)], 0, N_FEATURES)
-    whole = merge.join(parts, 0, N_FEATURES)
+    parts = shards(70_001)
+    left = merge.join([merge.join(parts[:2]), merge.join(parts[2:])])
+    whole = merge.join(parts)
     for name in ("offset", "context", "position", "value"):
         assert np.array_equal(getattr(left, name), getattr(whole, name))
     for f in range(whole.n_features):
