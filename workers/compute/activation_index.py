@@ -31,8 +31,10 @@ T = TypeVar("T")
 R = TypeVar("R")
 BATCH_CONTEXTS = 32
 """Contexts in a forward pass. Part of what a number means to its last bit, so fixed, and recorded with a revision."""
+FIRING_BYTES = 24
+"""Memory a firing takes while it waits and is transposed."""
 MAX_FIRINGS = 1 << 26
-"""Firings that wait in memory before a part is given out; 24 bytes each while they are transposed."""
+"""Firings that wait in memory before a part is given out, unless the caller says how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +99,14 @@ def index_shard(
     first_context: int,
     n_contexts: int,
     n_threads: int = 1,
-    max_firings: int = MAX_FIRINGS,
+    max_firings: Callable[[], int] = lambda: MAX_FIRINGS,
     on_batch: Callable[[int], None] = lambda n_tokens: None,
 ) -> Iterator[tuple[int, Postings]]:
     """(number of the place, postings) of contexts first_context:first_context + n_contexts, in parts.
 
-    `on_batch` hears tokens read; it may raise to stop. Each place gives at least one part.
+    `max_firings` is asked after the first batch, when what a batch takes is taken: so many firings, all places together,
+    wait in memory before parts are given out. `on_batch` hears tokens read; it may raise to stop. Each place gives at
+    least one part.
     """
     captures = [capture for capture, _ in places]
 
@@ -125,7 +129,7 @@ def index_residuals(
     first_context: int,
     n_contexts: int,
     n_threads: int = 1,
-    max_firings: int = MAX_FIRINGS,
+    max_firings: Callable[[], int] = lambda: MAX_FIRINGS,
     on_batch: Callable[[int], None] = lambda n_tokens: None,
 ) -> Iterator[tuple[int, Postings]]:
     """As `index_shard`, from residuals (BATCH_CONTEXTS, context_size, d_in) of contexts start:stop, one per encoder."""
@@ -144,12 +148,14 @@ def index_residuals(
                 for encoder, x in zip(encoders, residuals, strict=True)
             ]
 
+    most = 0
     planned = batches(first_context, n_contexts)
     for (start, stop), columns in zip(planned, _in_order(firings_of, planned, n_threads), strict=True):
         for gather, column in zip(gathered, columns, strict=True):
             gather.add(column)
         on_batch((stop - start) * corpus.rows.shape[1])
-        if stop < first_context + n_contexts and sum(gather.n for gather in gathered) >= max_firings:
+        most = most or max(1, max_firings())
+        if stop < first_context + n_contexts and sum(gather.n for gather in gathered) >= most:
             for i, gather in enumerate(gathered):
                 yield i, gather.transposed()
     for i, gather in enumerate(gathered):

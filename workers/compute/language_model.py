@@ -9,10 +9,11 @@ Owns also the rule for "the model the SAE was trained on": centred writing weigh
 """
 
 import contextlib
+import functools
 import re
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -45,6 +46,53 @@ class Capture:
     """Subtract each vector's mean, which is what centred writing weights amount to under LayerNorm."""
 
 
+class Taps:
+    """Hooks on a model's modules that stay, and hand what passes to the forward pass of the thread that listens."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._installed: set[tuple[str, bool]] = set()
+        self._of_thread = threading.local()
+
+    def install(self, model: torch.nn.Module, places: set[tuple[str, bool]]) -> None:
+        """Put a hook on each (module, is_input) that has none."""
+        with self._lock:
+            for place in places - self._installed:
+                module = model.get_submodule(place[0])
+                if place[1]:
+                    module.register_forward_pre_hook(functools.partial(self._before, place), with_kwargs=True)
+                else:
+                    module.register_forward_hook(functools.partial(self._after, place))
+                self._installed.add(place)
+
+    @contextlib.contextmanager
+    def listening(self, places: set[tuple[str, bool]]) -> Iterator[dict[tuple[str, bool], Tensor]]:
+        """What passes the places in this thread's next forward pass, which is stopped once all have been passed."""
+        caught: dict[tuple[str, bool], Tensor] = {}
+        self._of_thread.listener = (places, caught)
+        try:
+            yield caught
+        finally:
+            self._of_thread.listener = None
+
+    def _before(self, place: tuple[str, bool], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._keep(place, args[0] if args else next(iter(kwargs.values()), None))
+
+    def _after(self, place: tuple[str, bool], _: Any, args: Any, output: Any) -> None:
+        self._keep(place, output)
+
+    def _keep(self, place: tuple[str, bool], value: Any) -> None:
+        listener = getattr(self._of_thread, "listener", None)
+        if listener is None or place not in listener[0]:
+            return
+        places, caught = listener
+        tensor = (value[0] if isinstance(value, tuple) else value).detach()
+        # later blocks may write into the residual stream in place
+        caught[place] = tensor if len(places) == 1 else tensor.clone()
+        if len(caught) == len(places):
+            raise _StopForwardError
+
+
 @dataclass(frozen=True, slots=True)
 class LanguageModel:
     """A loaded model in evaluation mode."""
@@ -55,6 +103,7 @@ class LanguageModel:
     bridge: Any
     """TransformerBridge over the same shape without weights: names only."""
     device: torch.device
+    taps: Taps = field(default_factory=Taps)
 
     @property
     def n_layers(self) -> int:
@@ -197,39 +246,11 @@ def residuals_at(
 
     Threads may call it side by side on one model: each hears its own forward pass only.
     """
-    caught: dict[int, Tensor] = {}
-    owner = threading.get_ident()
-
-    def keep(number: int, value: Any) -> None:
-        tensor = value[0] if isinstance(value, tuple) else value
-        # later blocks may write into the residual stream in place
-        caught[number] = tensor.detach() if len(captures) == 1 else tensor.detach().clone()
-        if len(caught) == len(captures):
-            raise _StopForwardError
-
-    def hook_on(number: int, capture: Capture) -> Any:
-        module = model.model.get_submodule(capture.module)
-
-        def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if threading.get_ident() == owner:
-                keep(number, args[0] if args else next(iter(kwargs.values())))
-
-        def after(_: Any, args: Any, output: Any) -> None:
-            if threading.get_ident() == owner:
-                keep(number, output)
-
-        if capture.is_input:
-            return module.register_forward_pre_hook(before, with_kwargs=True)
-        return module.register_forward_hook(after)
-
-    handles = [hook_on(number, capture) for number, capture in enumerate(captures)]
-    try:
-        with torch.inference_mode(), contextlib.suppress(_StopForwardError):
-            model.model(input_ids=tokens.to(model.device), use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    found = [caught[number].reshape(*tokens.shape, -1).float() for number in range(len(captures))]
+    wanted = {(capture.module, capture.is_input) for capture in captures}
+    model.taps.install(model.model, wanted)
+    with torch.inference_mode(), model.taps.listening(wanted) as caught, contextlib.suppress(_StopForwardError):
+        model.model(input_ids=tokens.to(model.device), use_cache=False)
+    found = [caught[capture.module, capture.is_input].reshape(*tokens.shape, -1).float() for capture in captures]
     return [
         x - x.mean(dim=-1, keepdim=True) if capture.is_centred else x
         for capture, x in zip(captures, found, strict=True)

@@ -42,7 +42,7 @@ def make(
         for first, n in activation_index.shards(corpus.n_contexts, n_shards=n_shards)
         for _, postings in activation_index.index_shard(
             model, [(capture, encoder)], corpus, first_context=first, n_contexts=n, n_threads=n_shards % 3 + 1,
-            max_firings=100_000 // n_shards,
+            max_firings=lambda: 100_000 // n_shards,
         )
     ]  # fmt: skip
     inputs = dashboards.FinishInputs(
