@@ -1,8 +1,8 @@
 """What everything after encoding costs: joined postings to packed rows, on synthetic firings, in CPU seconds.
 
 Directions of 256 dimensions, 5,000 tokens, four shards; one thread. Each step apart and the whole, for growing
-numbers of firings and of features. Beside it, in the same run: the two matrix products alone (logit lens and
-neighbours), which is the floor in fp32, and the plain loops of tests/reference.py on a sample of features, whose
+numbers of firings and of features. Beside it, in the same run: the two matrix products alone in fp32 (logit lens and
+neighbours), and the plain loops of tests/reference.py on a sample of features, whose
 answers are compared. Printed, and written with --write to tests/bench/results/finish.json.
 """
 
@@ -21,8 +21,9 @@ from backend.formats import dashboards as packed
 from backend.settings import REPOSITORY
 from tests import reference
 from workers.compute import corpus as corpora
-from workers.compute import dashboards, examples, logit_lens, merge, neighbours, statistics
+from workers.compute import dashboards, examples, logit_lens, merge, statistics
 from workers.compute.activation_index import Postings
+from workers.compute.neighbours import Neighbours
 
 N_CONTEXTS, CONTEXT_SIZE, D_IN, D_VOCAB, N_SHARDS, N_SAMPLED = 4096, 128, 256, 5000, 4, 256
 WORKLOADS = [(4_096, 5_000_000), (16_384, 10_000_000), (16_384, 20_000_000), (16_384, 40_000_000)]
@@ -79,7 +80,9 @@ class Workload:
 
     def _steps(self) -> dict[str, float]:
         directions, tile = self.inputs.directions, dashboards.TILE
+        neighbours, prepare_s = _timed(lambda: Neighbours(directions))
         seconds = dict.fromkeys(("join", "summaries", "examples", "logit_lens", "neighbours", "products_alone"), 0.0)
+        seconds["neighbours"] = prepare_s
         for start in range(0, len(directions), tile):
             stop = min(start + tile, len(directions))
             block, seconds_ = _timed(lambda a=start, b=stop: merge.join(self.parts, a, b))
@@ -88,7 +91,7 @@ class Workload:
             seconds["examples"] += _timed(lambda x=block, a=start: self._examples(x, a))[1]
             some = directions[start:stop]
             seconds["logit_lens"] += _timed(lambda x=some: logit_lens.of_directions(x, self.W_U))[1]
-            seconds["neighbours"] += _timed(lambda a=start, b=stop: neighbours.nearest(directions, a, b, n=10))[1]
+            seconds["neighbours"] += _timed(lambda a=start, b=stop: neighbours.nearest(a, b, n=10))[1]
             seconds["products_alone"] += _timed(lambda x=some: (x @ self.W_U, x @ directions.T))[1]
         return seconds
 

@@ -22,12 +22,13 @@ from torch import Tensor
 from backend.formats import dashboards as packed
 from backend.formats.dashboards import Dashboard, Examples, LogitLens, Moments
 from workers.compute import corpus as corpora
-from workers.compute import examples, logit_lens, merge, neighbours, statistics
+from workers.compute import examples, logit_lens, merge, statistics
 from workers.compute.activation_index import Postings
+from workers.compute.neighbours import Neighbours
 
 TILE = 256
-"""Features whose logit lens and neighbours are computed together. Part of those numbers' last bits, so tiles are
-counted from feature 0 whatever range is asked for; work is saved where ranges begin and end on tiles."""
+"""Features whose logit lens is one matrix product. Part of its last bits, so tiles are counted from feature 0 whatever
+range is asked for; work is saved where ranges begin and end on tiles."""
 MAX_FIRINGS = 2**22
 
 
@@ -59,9 +60,10 @@ def finish(
     in memory, or one feature that has more.
     """
     stop = len(inputs.directions) if stop is None else stop
+    directions = Neighbours(inputs.directions)
     for tile in range(first // TILE * TILE, stop, TILE):
         start, end = max(first, tile), min(stop, tile + TILE)
-        weights = _from_weights(inputs, tile)
+        weights = _from_weights(inputs, directions, tile)
         for low, high in _blocks(merge.counts(parts, start, end), max_firings):
             block = merge.join(parts, start + low, start + high)
             yield _summarise(block, corpus, weights[start + low - tile : start + high - tile], inputs.seed)
@@ -78,11 +80,11 @@ class FromWeights:
     cosines: NDArray[np.float32]
 
 
-def _from_weights(inputs: FinishInputs, tile: int) -> list[FromWeights]:
+def _from_weights(inputs: FinishInputs, directions: Neighbours, tile: int) -> list[FromWeights]:
     stop = min(tile + TILE, len(inputs.directions))
     with torch.inference_mode():
         lenses = logit_lens.of_directions(inputs.directions[tile:stop], inputs.W_U)
-        near, cosines = neighbours.nearest(inputs.directions, tile, stop, n=packed.N_NEIGHBOURS)
+    near, cosines = directions.nearest(tile, stop, n=packed.N_NEIGHBOURS)
     norms = inputs.decoder_norm[tile:stop].tolist()
     return [FromWeights(*row) for row in zip(range(tile, stop), norms, lenses, near, cosines, strict=True)]
 
