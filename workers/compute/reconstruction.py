@@ -1,0 +1,59 @@
+"""What an SAE makes of its input: the sum of the decoder rows of the features that fire, with their activations.
+
+Decoding visits firings only, so its cost grows with L0 and not with d_sae.
+Source of the semantics: `decode` and `run_time_activation_norm_fn_out` in sae_lens/saes/sae.py, SAELens 6.54.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from workers.compute import sae
+
+
+class Reconstruction(NamedTuple):
+    """Of `n` tokens, in fp32."""
+
+    output: Float[Tensor, "n d_in"]
+    """In the place of the SAE's input, its run-time normalisation undone."""
+    l0: Float[Tensor, " n"]
+    """Features that fire."""
+    l1: Float[Tensor, " n"]
+    """Sum of the activations, scaled by ‖W_dec‖ as everywhere."""
+
+
+def reconstruct(
+    dictionary: sae.Sae, residuals: Float[Tensor, "n d_in"], directions: Float[Tensor, "d_sae d_in"]
+) -> Reconstruction:
+    """Encode and decode: Σ activation · direction + b_dec. `directions` are the decoder rows at unit norm."""
+    n = len(residuals)
+    if n == 0:
+        nothing = residuals.new_zeros(0)
+        return Reconstruction(residuals.clone(), nothing, nothing)
+    firings = sae.encode(dictionary, residuals)
+    order = firings.row.argsort(stable=True)
+    counts = torch.bincount(firings.row, minlength=n)
+    decoded = torch.nn.functional.embedding_bag(
+        firings.feature[order],
+        directions,
+        counts.cumsum(0) - counts,
+        mode="sum",
+        per_sample_weights=firings.value[order],
+    )
+    l1 = torch.zeros(n, dtype=torch.float64, device=residuals.device).index_add(0, firings.row, firings.value.double())
+    output: Tensor = _denormalize(dictionary, residuals, decoded + dictionary.b_dec)
+    return Reconstruction(output, counts.float(), l1.float())
+
+
+def _denormalize(dictionary: sae.Sae, residuals: Tensor, decoded: Tensor) -> Tensor:
+    match dictionary.description.normalize_activations:
+        case "constant_norm_rescale":
+            coefficient: Tensor = residuals.norm(dim=-1, keepdim=True) / dictionary.description.d_in**0.5
+            return decoded * coefficient
+        case "layer_norm":
+            mean = residuals.mean(dim=-1, keepdim=True)
+            std: Tensor = (residuals - mean).std(dim=-1, keepdim=True)
+            return decoded * std + mean
+    return decoded
