@@ -11,13 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
+from numpy.typing import NDArray
 
 from backend import errors, names
 from backend.formats.dashboards import Dashboard
+from backend.formats.quality import Quality
 from backend.services import ingest
-from workers.compute import activation_index, dashboards, language_model, sae
+from workers.compute import activation_index, dashboards, evaluation, language_model, quality, sae
 from workers.compute import corpus as corpora
 from workers.compute.encoder import SCREENS, Encoder, ScreenName
 
@@ -48,6 +51,8 @@ class Spec:
     screen: ScreenName = "auto"
     """How the encoder finds what may fire; it changes the time, never the result."""
     seed: int = 0
+    quality_tokens: int = 65_536
+    """Tokens the source's quality is measured on; 0: it is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +88,8 @@ class Stopwatch:
         self.cpu[name] = self.cpu.get(name, 0.0) + cpu_s
 
     def report(self) -> dict[str, Any]:
-        """Seconds by stage, and `compute_cpu_s`: CPU of all but imports and export."""
-        counted = [seconds for name, seconds in self.cpu.items() if name not in ("import", "export")]
+        """Seconds by stage, and `compute_cpu_s`: CPU of all but imports, evaluation and export."""
+        counted = [seconds for name, seconds in self.cpu.items() if name not in ("import", "evaluate", "export")]
         rounded = {name: round(seconds, 3) for name, seconds in self.wall.items()}
         cpu = {name: round(seconds, 3) for name, seconds in self.cpu.items()}
         return {"wall_s": rounded, "cpu_s": cpu, "compute_cpu_s": round(sum(counted), 3)}
@@ -141,8 +146,12 @@ def load(model: str, sae_folder: Path, spec: Spec) -> Loaded:
 
 def build_corpus(
     loaded: Loaded, spec: Spec, *, on_progress: Callable[[int], None] = lambda n_tokens: None
-) -> corpora.Corpus:
-    """Token rows for a spec; raises `InvalidInputError` where the corpus does not fit the model."""
+) -> tuple[corpora.Corpus, NDArray[np.int64] | None]:
+    """Token rows for a spec, and longer ones to evaluate on where the corpus is text that has them.
+
+    Raises:
+        InvalidInputError: The corpus does not fit the model.
+    """
     description = loaded.sae.description
     special = loaded.model.special_tokens
     max_tokens = spec.max_tokens or None
@@ -155,13 +164,31 @@ def build_corpus(
             max_tokens=max_tokens,
         )
         _check_context(rows.rows.shape[1], loaded)
-        return rows
+        return rows, None
     size = spec.context_size or min(description.context_size or DEFAULT_CONTEXT, loaded.model.n_context)
     _check_context(size, loaded)
-    return corpora.from_documents(
+    samples = _longer_samples(loaded, spec, size)
+
+    def hear(document: NDArray[np.integer]) -> None:
+        for each in samples:
+            each.add(document)
+
+    rows = corpora.from_documents(
         corpora.read_documents(Path(spec.corpus)), loaded.model.tokenizer, special_tokens=special,
         n_vocabulary=len(loaded.vocabulary), context_size=size, prepend_bos=description.prepend_bos,
-        max_tokens=max_tokens, on_progress=on_progress,
+        max_tokens=max_tokens, on_progress=on_progress, on_document=hear,
+    )  # fmt: skip
+    return rows, evaluation.longest_of(samples)
+
+
+def _longer_samples(loaded: Loaded, spec: Spec, context_size: int) -> tuple[evaluation.LongContexts, ...]:
+    if not spec.quality_tokens:
+        return ()
+    description = loaded.sae.description
+    begin = loaded.model.tokenizer.bos_token_id if description.prepend_bos else None
+    return evaluation.longer_samples(
+        description.context_size, context_size, min(loaded.model.n_context, MAX_CONTEXT),
+        n_tokens=spec.quality_tokens, begin=begin, seed=spec.seed,
     )  # fmt: skip
 
 
@@ -174,6 +201,19 @@ def encode(
         first_context=first_context, n_contexts=n_contexts, n_threads=torch.get_num_threads(), on_batch=on_batch,
     )  # fmt: skip
     return (postings for _, postings in parts)
+
+
+def evaluate(
+    loaded: Loaded,
+    rows: corpora.Corpus,
+    longer: NDArray[np.integer] | None,
+    spec: Spec,
+    *,
+    on_batch: Callable[[int], None] = lambda n_tokens: None,
+) -> Quality:
+    """The source's quality on a sample of the corpus and on the longer contexts."""
+    subject = quality.Subject(loaded.model, loaded.capture, loaded.sae)
+    return evaluation.evaluate(subject, rows, longer, n_tokens=spec.quality_tokens, seed=spec.seed, on_batch=on_batch)
 
 
 def finish(

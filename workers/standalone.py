@@ -1,11 +1,13 @@
 """`eyepiece compute`: one SAE's dashboards in this process, with no servers.
 
-The same functions as the tasks, called in a row: prepare, encode by shards, finish. Prints one JSON line with wall and
-CPU seconds by stage; `compute_cpu_s` is all of them but imports and export. Writes under --out:
-`dashboards.bin` (every feature packed), `contexts.npy`, `vocabulary.json`, `summary.json`; `export/` on request.
+The same functions as the tasks, called in a row: prepare, encode by shards, finish, evaluate. Prints one JSON line with
+wall and CPU seconds by stage; `compute_cpu_s` is what the dashboards cost: all but imports, evaluation and export.
+Writes under --out: `dashboards.bin` (every feature packed), `contexts.npy`, `vocabulary.json`, `quality.json` (by
+position), `summary.json`; `export/` on request.
 """
 
 import json
+import math
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,7 +23,8 @@ from rich.console import Console
 
 from backend import errors, names
 from backend.formats import dashboards as packed
-from backend.formats import neuronpedia_files
+from backend.formats import neuronpedia_files, quality
+from backend.formats.quality import DENSE
 from backend.services import catalog, features
 from workers import runtime
 from workers.compute import activation_index
@@ -53,6 +56,7 @@ def compute(
     threads: Annotated[int, Option(help="Torch threads; 0 uses the physical cores.")] = 0,
     screen: Annotated[str, Option(help="auto, fp32 or int8: changes the time, never the result.")] = "auto",
     seed: Annotated[int, Option(help="Of the interval samples.")] = 0,
+    quality_tokens: Annotated[int, Option(help="Tokens the source's quality is measured on; 0: it is not.")] = 65_536,
     export: Annotated[str, Option(help="'neuronpedia' also writes its layout under OUT/export.")] = "",
 ) -> None:
     """Compute one SAE's dashboards in this process, with no servers."""
@@ -63,7 +67,7 @@ def compute(
     spec = runtime.Spec(
         corpus=str((corpus or tokens or Path()).resolve()), is_tokens=tokens is not None, hook_point=hook,
         context_size=context_size, max_tokens=tokens_limit, device=device, dtype=dtype, threads=threads,
-        screen=cast(ScreenName, screen), seed=seed,
+        screen=cast(ScreenName, screen), seed=seed, quality_tokens=quality_tokens,
     )  # fmt: skip
     console = Console(stderr=True)
     clock = runtime.Stopwatch()
@@ -71,7 +75,7 @@ def compute(
     with TemporaryDirectory(prefix="eyepiece-") as scratch, console.status("preparing") as status:
         with clock.stage("prepare"):
             loaded = runtime.load(model, sae.resolve(), spec)
-            rows = runtime.build_corpus(loaded, spec)
+            rows, longer = runtime.build_corpus(loaded, spec)
         n_done = 0
 
         def on_batch(n_tokens: int) -> None:
@@ -92,6 +96,11 @@ def compute(
             for block in runtime.finish(loaded, parts, rows, seed=seed):
                 found += block
                 status.update(f"finishing: {len(found):,} of {loaded.sae.d_sae:,} features")
+        measured = None
+        if quality_tokens:
+            status.update("evaluating")
+            with clock.stage("evaluate"):
+                measured = runtime.evaluate(loaded, rows, longer, spec)
         with clock.stage("write"):
             result = _write(out, loaded, rows, found)
         if export:
@@ -100,6 +109,9 @@ def compute(
                 ref = (Path(model).name, source_id, Path(spec.corpus).name)
                 _export(out / "export", loaded, rows, found, ref)
     line = result | clock.report()
+    if measured is not None:
+        line |= {"quality": _figures(measured)}
+        (out / "quality.json").write_bytes(orjson.dumps(quality.to_json(measured)))
     (out / "summary.json").write_bytes(orjson.dumps(line, option=orjson.OPT_INDENT_2))
     typer.echo(json.dumps(line))
 
@@ -119,15 +131,29 @@ def _write(out: Path, loaded: runtime.Loaded, rows: Corpus, found: list[packed.D
     (out / "vocabulary.json").write_bytes(orjson.dumps(loaded.vocabulary))
     n_firings = sum(dashboard.n_firings for dashboard in found)
     n_tokens = rows.n_tokens
+    activations = math.fsum(d.moments.mean * d.n_firings for d in found if d.n_firings)
     return {
         "n_features": len(found),
         "n_alive": sum(dashboard.n_firings > 0 for dashboard in found),
         "n_contexts": rows.n_contexts,
         "n_tokens": n_tokens,
         "n_firings": n_firings,
+        "n_dense": sum(dashboard.n_firings > DENSE * n_tokens for dashboard in found),
         "mean_l0": round(n_firings / n_tokens, 4),
+        "mean_l1": round(activations / n_tokens, 4),
         "bytes_per_feature": round(int(offsets[-1]) / len(found)),
     }
+
+
+def _figures(measured: quality.Quality) -> dict[str, Any]:
+    """The metrics over each sample; by position they are in `quality.json`."""
+    samples = {"corpus": measured.corpus, "longer": measured.longer}
+    return {
+        name: {"context_size": of.context_size, "n_contexts": of.n_contexts, "n_tokens": of.n_tokens}
+        | {metric: {"value": m.value, "standard_error": m.standard_error} for metric, m in of.metrics.items()}
+        for name, of in samples.items()
+        if of is not None
+    } | {"notes": measured.notes}
 
 
 def _export(

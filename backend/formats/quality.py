@@ -16,6 +16,9 @@ LOSS = (
 )  # fmt: skip
 """They need the reconstruction spliced into the model, and are missing where the hook point cannot be replaced."""
 
+DENSE = 0.1
+"""A feature is dense if its density is above this (SAEBench's freq_over_10_percent)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:

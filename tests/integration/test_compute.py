@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
-from backend.formats import dashboards
+from backend.formats import dashboards, quality
 from tests import tiny
 
 
@@ -33,13 +34,24 @@ def test_it_prints_seconds_and_writes_dashboards_and_an_export(tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     line = json.loads(done.stdout)
     assert line["n_features"] == 40
-    stages = {"import", "prepare", "encode", "finish", "write", "export"}
+    stages = {"import", "prepare", "encode", "finish", "evaluate", "write", "export"}
     assert set(line["wall_s"]) == set(line["cpu_s"]) == stages
-    counted = sum(line["cpu_s"][stage] for stage in stages - {"import", "export"})
+    counted = sum(line["cpu_s"][stage] for stage in stages - {"import", "evaluate", "export"})
     assert abs(line["compute_cpu_s"] - counted) < 0.01
 
     offsets, blob = np.load(out / "offsets.npy"), (out / "dashboards.bin").read_bytes()
     found = [dashboards.unpack(blob[a:b]) for a, b in itertools.pairwise(offsets)]
+    activations = sum(d.moments.mean * d.n_firings for d in found if d.n_firings)
+    assert line["mean_l1"] == pytest.approx(activations / line["n_tokens"], rel=1e-3)
+    assert line["n_dense"] == sum(d.n_firings > line["n_tokens"] / 10 for d in found) > 0
+
+    measured = quality.from_json(json.loads((out / "quality.json").read_text()))
+    assert measured.corpus.n_tokens == line["n_tokens"], "the sample is the whole corpus here"
+    assert measured.corpus.metrics["l0"].value == pytest.approx(line["mean_l0"], rel=1e-4)
+    assert measured.corpus.metrics["l1"].value == pytest.approx(line["mean_l1"], rel=1e-4)
+    assert line["quality"]["corpus"]["kl_sae"]["value"] == measured.corpus.metrics["kl_sae"].value
+    assert line["quality"]["notes"] == list(measured.notes)
+
     features = lines(out / "export" / "features" / "batch-0.jsonl.gz")
     activations = lines(out / "export" / "activations" / "batch-0.jsonl.gz")
     assert line["n_alive"] == sum(d.n_firings > 0 for d in found) > 5
@@ -52,6 +64,19 @@ def test_it_prints_seconds_and_writes_dashboards_and_an_export(tmp_path: Path) -
         assert row["binMin"] == -1 or row["binMin"] < row["maxValue"] <= row["binMax"] * (1 + 1e-6)
     source = json.loads((out / "export" / "source.jsonl").read_text())
     assert (source["modelId"], source["id"], source["setName"]) == ("tiny", "1-sae", "sae")
+
+
+def test_quality_reaches_beyond_the_trained_context_and_can_be_left_out(tmp_path: Path) -> None:
+    model, sae = tiny.save_model(tmp_path / "tiny"), tiny.save_sae(tmp_path / "sae", metadata={"context_size": 8})
+    (tmp_path / "text.txt").write_text(tiny.text(100))
+    given = ("--model", model, "--sae", sae, "--corpus", tmp_path / "text.txt", "--out", tmp_path / "out")
+    done = run(*given)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["quality"]
+    assert (found["corpus"]["context_size"], found["longer"]["context_size"]) == (8, 32)
+    without = run(*given, "--quality-tokens", "0")
+    assert without.returncode == 0, without.stderr
+    assert "quality" not in json.loads(without.stdout)
 
 
 def test_token_rows_give_what_their_text_gives(tmp_path: Path) -> None:

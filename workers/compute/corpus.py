@@ -97,8 +97,11 @@ def from_documents(
     prepend_bos: bool,
     max_tokens: int | None = None,
     on_progress: Callable[[int], None] = lambda n_tokens: None,
+    on_document: Callable[[NDArray[np.integer]], None] = lambda tokens: None,
 ) -> Corpus:
     """Tokenise, pack and drop duplicates; at most `max_tokens` tokens (whole contexts) are kept.
+
+    `on_document` hears the tokens of each document used.
 
     Raises:
         InvalidInputError: The text fills no context, or `max_tokens` is less than one context.
@@ -108,7 +111,7 @@ def from_documents(
         raise errors.InvalidInputError(f"a limit of {max_tokens} tokens is less than one context of {context_size}.")
     seen: set[bytes] = set()
     rows: list[NDArray[np.integer]] = []
-    tokens = _tokenise(documents, tokenizer)
+    tokens = _heard(_tokenise(documents, tokenizer), on_document)
     bos = tokenizer.bos_token_id
     for row in pack(tokens, context_size, begin=bos if prepend_bos else None, separator=bos):
         row = row.astype(dtype_for(n_vocabulary))
@@ -191,6 +194,14 @@ def pack(
             if n == context_size:
                 yield np.concatenate(parts)
                 parts, n = [], 0
+
+
+def _heard(
+    documents: Iterator[NDArray[np.integer]], on_document: Callable[[NDArray[np.integer]], None]
+) -> Iterator[NDArray[np.integer]]:
+    for document in documents:
+        on_document(document)
+        yield document
 
 
 def _tokenise(documents: Iterable[str], tokenizer: Any) -> Iterator[NDArray[np.integer]]:
