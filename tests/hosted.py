@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Context, Corpus, Dashboard, Feature, Revision, Source, Vocabulary
 from backend.db.tables import Model as ModelRow
-from backend.formats import dashboards
+from backend.formats import dashboards, quality
 from backend.formats.dashboards import Examples, LogitLens, Moments
 from backend.services import catalog, ingest
 
@@ -101,11 +101,28 @@ def add_revision(session: Session, source_id: int, corpus_id: int) -> int:
     """A revision readers see from now on."""
     query = insert(Revision).values(
         source_id=source_id, corpus_id=corpus_id, n_features=D_SAE, n_alive=4, n_firings=5_000, spec={},
+        n_dense=3, activation_sum=15_000.0,
         density_histogram={"low": -4.0, "high": 0.0, "counts": [1, 0, 3, 0]},
     )  # fmt: skip
     revision_id = session.execute(query.returning(Revision.id)).scalar_one()
     session.execute(update(Source).where(Source.id == source_id).values(revision_id=revision_id))
     return revision_id
+
+
+def some_quality(*, n_metrics: int = 14, longer: int = 0) -> quality.Quality:
+    """An evaluation in plain numbers: metric k is k + 1/4, and at position p k + p/100; nothing counts at position 0."""
+
+    def evaluation(size: int) -> quality.Evaluation:
+        names = (quality.RECONSTRUCTION + quality.LOSS)[:n_metrics]
+        metrics = {
+            name: quality.Metric(k + 0.25, 0.125, (None, *(k + p / 100 for p in range(1, size))))
+            for k, name in enumerate(names)
+        }
+        return quality.Evaluation(size, N_CONTEXTS, N_CONTEXTS * (size - 1), metrics)
+
+    return quality.Quality(
+        CONTEXT_SIZE, 0, evaluation(CONTEXT_SIZE), evaluation(longer) if longer else None, ("Something is missing.",)
+    )
 
 
 def add_feature(session: Session, revision_id: int, made: dashboards.Dashboard) -> None:
@@ -114,6 +131,7 @@ def add_feature(session: Session, revision_id: int, made: dashboards.Dashboard) 
         "n_firings": made.n_firings,
         "density": made.n_firings / N_TOKENS,
         "max_activation": made.max,
+        "mean_activation": made.moments.mean if made.n_firings else None,
         "logit_kurtosis": None if lens is None else lens.moments.kurtosis,
         "fires_on": [TEXTS[token] for token in made.top_tokens],
         "promotes": [] if lens is None else [TEXTS[token] for token in lens.top_tokens],

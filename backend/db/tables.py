@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, DateTime, ForeignKey, Identity, Index, LargeBinary, Text, UniqueConstraint, func
-from sqlalchemy.dialects.postgresql import JSONB, REAL
+from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, JSONB, REAL
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -142,6 +142,12 @@ class Revision(Base):
     n_firings: Mapped[int] = mapped_column(BigInteger)
     density_histogram: Mapped[dict[str, Any]]
     """{low, high, counts}: features by log10 density, equal bins; dead features are not in it."""
+    n_dense: Mapped[int | None]
+    """Features of density above `quality.DENSE`; NULL in revisions older than the column, as in the next two."""
+    activation_sum: Mapped[float | None] = mapped_column(DOUBLE_PRECISION)
+    """Of all firings of all features."""
+    quality: Mapped[dict[str, Any] | None]
+    """`backend/formats/quality.py` as JSON; NULL if it was not asked for, or not measured yet."""
     spec: Mapped[dict[str, Any]]
     """Options the numbers depend on: dtype, context size, seed, …"""
     created_at: Mapped[datetime] = mapped_column(server_default=_now)
@@ -158,6 +164,8 @@ class Feature(Base):
     density: Mapped[float] = mapped_column(REAL)
     """Firings per unmasked token, 0–1."""
     max_activation: Mapped[float] = mapped_column(REAL)
+    mean_activation: Mapped[float | None] = mapped_column(DOUBLE_PRECISION)
+    """Of the firings; NULL for a dead feature, and in revisions older than the column."""
     logit_kurtosis: Mapped[float | None] = mapped_column(REAL)
     """NULL where there is no logit lens."""
     fires_on: Mapped[list[Any]]

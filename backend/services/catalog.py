@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 
 from backend import errors, names
 from backend.db.tables import Corpus, Model, Revision, Source, SourceSet, Vocabulary
+from backend.formats.quality import Quality, from_json
 
 AnyRow = Row[*tuple[Any, ...]]
 N_CACHED_VOCABULARIES = 4
@@ -50,6 +51,9 @@ class SourceView:
     context_size: int = 0
     n_alive: int = 0
     n_firings: int = 0
+    n_dense: int | None = None
+    """None in revisions computed before it was counted, as below."""
+    activation_sum: float | None = None
     density_low: float = 0.0
     """log10 of density at the left end of the histogram below."""
     density_high: float = 0.0
@@ -60,6 +64,13 @@ class SourceView:
     def mean_l0(self) -> float:
         """Firings per unmasked token; 0 before the first computation."""
         return self.n_firings / self.n_corpus_tokens if self.n_corpus_tokens else 0.0
+
+    @property
+    def mean_l1(self) -> float | None:
+        """Sum of the activations on an unmasked token, on average; None where it is not known."""
+        if self.activation_sum is None or not self.n_corpus_tokens:
+            return None
+        return self.activation_sum / self.n_corpus_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +140,15 @@ def model(session: Session, model_id: str) -> ModelView:
 def source(session: Session, model_id: str, name: str) -> SourceView:
     """One source; raises `NotFoundError`."""
     return _source_view(_source_row(session, model_id, name))
+
+
+def quality(session: Session, model_id: str, name: str) -> Quality | None:
+    """What the evaluation of a source found; None where there was none. Raises `NotFoundError`."""
+    query = select(Revision.quality).select_from(Source).outerjoin(Revision, Revision.id == Source.revision_id)
+    row = session.execute(query.where(Source.model_id == _key(model_id), Source.name == _key(name))).one_or_none()
+    if row is None:
+        raise _no_source(model_id, name)
+    return from_json(row.quality) if row.quality else None
 
 
 def readable_source(session: Session, model_id: str, name: str) -> ReadableSource:
@@ -243,6 +263,7 @@ _SOURCES = (
         Source.model_id.label("model"), Source.name, Source.set_name, Source.hook_point, Source.layer,
         Source.architecture, Source.d_in, Source.d_sae, Source.config, Source.created_at,
         Revision.id.label("revision_id"), Revision.n_alive, Revision.n_firings, Revision.density_histogram,
+        Revision.n_dense, Revision.activation_sum,
         Revision.created_at.label("computed_at"), Corpus.id.label("corpus_id"), Corpus.name.label("corpus"),
         Corpus.n_tokens.label("n_corpus_tokens"), Corpus.n_contexts.label("n_corpus_contexts"), Corpus.context_size,
         Corpus.vocabulary_id, Corpus.is_first_masked,
@@ -257,7 +278,8 @@ _REGISTERED = (
     "revision_id",
 )  # fmt: skip
 _COMPUTED = (
-    "corpus", "n_corpus_tokens", "n_corpus_contexts", "context_size", "n_alive", "n_firings", "computed_at",
+    "corpus", "n_corpus_tokens", "n_corpus_contexts", "context_size", "n_alive", "n_firings", "n_dense", "activation_sum",
+    "computed_at",
 )  # fmt: skip
 
 
@@ -270,13 +292,17 @@ def _no_model(model_id: str) -> errors.NotFoundError:
     return errors.NotFoundError(f"No model '{model_id}' is hosted.", hint="The home page lists those that are.")
 
 
+def _no_source(model_id: str, name: str) -> errors.NotFoundError:
+    return errors.NotFoundError(
+        f"No source '{name}' of a model '{model_id}' is hosted.", hint="The home page lists those that are."
+    )
+
+
 def _source_row(session: Session, model_id: str, name: str) -> AnyRow:
     query = _SOURCES.where(Source.model_id == _key(model_id), Source.name == _key(name))
     row = session.execute(query).one_or_none()
     if row is None:
-        raise errors.NotFoundError(
-            f"No source '{name}' of a model '{model_id}' is hosted.", hint="The home page lists those that are."
-        )
+        raise _no_source(model_id, name)
     return row
 
 

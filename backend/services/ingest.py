@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Corpus, Feature, Model, Revision, Source, Vocabulary
-from backend.formats import dashboards
+from backend.formats import dashboards, quality
 
 N_DENSITY_BINS = 50
 _COPY_ROWS = 4096
@@ -118,7 +118,10 @@ def copy_dashboards(
     with ThreadPoolExecutor() as pool:  # zlib lets go of the interpreter
         packed = list(itertools.chain.from_iterable(pool.map(_pack_all, pages)))
     features = [_feature_row(revision_id, d, n_tokens, vocabulary) for d in block]
-    columns = "revision_id, index, n_firings, density, max_activation, logit_kurtosis, fires_on, promotes, token_texts"
+    columns = (
+        "revision_id, index, n_firings, density, max_activation, mean_activation, logit_kurtosis, fires_on, promotes, "
+        "token_texts"
+    )
     _copy(session, f"feature ({columns})", features)
     rows = [_PAGE.pack(3, 4, revision_id, 4, d.index, len(page)) + page for d, page in zip(block, packed, strict=True)]
     _copy(session, "dashboard (revision_id, index, packed)", rows)
@@ -145,14 +148,22 @@ def publish(session: Session, revision_id: int) -> None:
     """Sum the revision up and make it the one readers see."""
     revision = session.get_one(Revision, revision_id)
     of = Feature.revision_id == revision_id
-    n_alive, n_firings = session.execute(
-        select(func.count().filter(Feature.n_firings > 0), func.coalesce(func.sum(Feature.n_firings), 0)).where(of)
-    ).one()
-    densities = np.array(session.scalars(select(Feature.density).where(of, Feature.n_firings > 0)).all())
-    revision.n_alive, revision.n_firings = n_alive, int(n_firings)
-    revision.density_histogram = density_histogram(densities)
+    alive = select(Feature.density, Feature.n_firings, Feature.mean_activation).where(of, Feature.n_firings > 0)
+    rows = session.execute(alive).all()
+    n_tokens = session.scalars(select(Corpus.n_tokens).where(Corpus.id == revision.corpus_id)).one()
+    revision.n_alive, revision.n_firings = len(rows), sum(n for _, n, _ in rows)
+    revision.n_dense = sum(n > quality.DENSE * n_tokens for _, n, _ in rows)
+    # exactly rounded, so the order the rows come in changes nothing
+    revision.activation_sum = math.fsum(n * mean for _, n, mean in rows if mean is not None)
+    revision.density_histogram = density_histogram(np.array([density for density, _, _ in rows]))
     session.flush()
     session.execute(update(Source).where(Source.id == revision.source_id).values(revision_id=revision_id))
+
+
+def store_quality(session: Session, revision_id: int, measured: quality.Quality) -> None:
+    """What the evaluation of a revision's source found."""
+    stored = update(Revision).where(Revision.id == revision_id)
+    session.execute(stored.values(quality=quality.to_json(measured)))
 
 
 def density_histogram(densities: NDArray[np.floating]) -> dict[str, Any]:
@@ -192,7 +203,8 @@ def _feature_row(revision_id: int, d: dashboards.Dashboard, n_tokens: int, vocab
     promotes = [] if lens is None else [vocabulary[token] for token in lens.top_tokens.tolist()]
     density = d.n_firings / n_tokens
     fields = (
-        _FEATURE.pack(9, 4, revision_id, 4, d.index, 8, d.n_firings, 4, density, 4, d.max),
+        _FEATURE.pack(10, 4, revision_id, 4, d.index, 8, d.n_firings, 4, density, 4, d.max),
+        _DOUBLE.pack(8, d.moments.mean) if d.n_firings else _NULL,
         _NULL if math.isnan(kurtosis) else _REAL.pack(4, kurtosis),
         _field(_JSONB_VERSION + _json(fires_on)),
         _field(_JSONB_VERSION + _json(promotes)),
@@ -207,6 +219,7 @@ _FEATURE = struct.Struct(">hiiiiiqifif")
 _PAGE = struct.Struct(">hiiiii")
 _CONTEXT = struct.Struct(">hiii")
 _REAL = struct.Struct(">if")
+_DOUBLE = struct.Struct(">id")
 _LENGTH = struct.Struct(">i")
 _NULL = _LENGTH.pack(-1)
 _JSONB_VERSION = b"\x01"

@@ -347,11 +347,43 @@ class SourceFacts(Answer):
     n_alive: int
     n_firings: int
     mean_l0: float
+    mean_l1: float | None
+    """None, as `n_dense`, in computations from before it was measured."""
+    n_dense: int | None
+    """Features of density above 0.1."""
     density_low: float
     """log10 of density at the left end of `density_counts`, whose bins are equal."""
     density_high: float
     density_counts: list[int]
     computed_at: datetime | None
+
+
+class QualityMetric(Answer):
+    """One number of an evaluation; null where it is undefined."""
+
+    value: float | None
+    standard_error: float | None
+    by_position: list[float | None]
+
+
+class QualityEvaluation(Answer):
+    """Metrics over one sample of contexts of equal length, by name."""
+
+    context_size: int
+    n_contexts: int
+    n_tokens: int
+    metrics: dict[str, QualityMetric]
+
+
+class SourceQuality(Answer):
+    """How good a source is: on the corpus's contexts, and on longer ones than it was trained on."""
+
+    trained_context_size: int | None
+    seed: int
+    corpus: QualityEvaluation
+    longer: QualityEvaluation | None
+    notes: list[str]
+    """What is missing and why."""
 
 
 def _absent_if_empty(value: object) -> object:

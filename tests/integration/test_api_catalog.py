@@ -1,7 +1,7 @@
 import pytest
 from pydantic import TypeAdapter
 
-from backend.services import catalog
+from backend.services import catalog, ingest
 from backend.web import schemas
 from tests import hosted
 from tests.database import statements
@@ -61,12 +61,31 @@ def test_a_source_has_its_facts_and_the_densities_of_its_features(api):
     body = api.get(f"source/{MODEL}/{SOURCE}").json()
     TypeAdapter(schemas.SourceFacts).validate_python(body)
     assert (body["hook_point"], body["d_sae"], body["n_alive"], body["mean_l0"]) == (hosted.HOOK_POINT, 6, 4, 0.5)
+    assert (body["mean_l1"], body["n_dense"]) == (1.5, 3)
     assert (body["density_low"], body["density_high"], body["density_counts"]) == (-4.0, 0.0, [1, 0, 3, 0])
 
 
 def test_a_source_not_computed_has_facts_only(api):
     body = api.get(f"source/{MODEL}/3-not-computed").json()
     assert (body["revision_id"], body["computed_at"], body["density_counts"], body["corpus"]) == (None, None, [], "")
+
+
+def test_the_quality_of_a_source_is_sent_by_position(api, session, made):
+    ingest.store_quality(session, made.revision_id, hosted.some_quality(longer=16))
+    session.commit()
+    body = api.get(f"source/{MODEL}/{SOURCE}/quality").json()
+    TypeAdapter(schemas.SourceQuality).validate_python(body)
+    assert body["corpus"]["metrics"]["loss_recovered_zero"] == {
+        "value": 9.25, "standard_error": 0.125, "by_position": [None, *(9 + p / 100 for p in range(1, 8))],
+    }  # fmt: skip
+    assert len(body["longer"]["metrics"]["mse"]["by_position"]) == body["longer"]["context_size"] == 16
+
+
+@pytest.mark.parametrize(("source", "says"), [(SOURCE, "not measured"), ("none", "No source 'none'")])
+def test_quality_that_was_not_measured_is_not_found(api, source, says):
+    response = api.get(f"source/{MODEL}/{source}/quality")
+    assert response.status_code == 404
+    assert says in response.json()["error"]
 
 
 def test_a_source_that_is_not_there_is_not_found(api):

@@ -16,6 +16,7 @@ ROUTES = {
     ("post", "/api/model/list"): ["ModelInList"],
     ("get", "/api/source-set/{model}/{name}"): "SourceSetWithRelations",
     ("get", "/api/source/{model}/{source}"): "SourceFacts",
+    ("get", "/api/source/{model}/{source}/quality"): "SourceQuality",
     ("get", "/api/jobs"): ["Job"],
     ("get", "/api/jobs/{job_id}"): "Job",
     ("post", "/api/jobs/{job_id}/cancel"): "Job",

@@ -41,6 +41,17 @@ def show_source(session: DbSession, model: str, source: str) -> schemas.SourceFa
     return schemas.SourceFacts.model_validate(catalog.source(session, model, source))
 
 
+@router.get("/source/{model}/{source}/quality")
+def show_quality(session: DbSession, model: str, source: str) -> schemas.SourceQuality:
+    """The source's reconstruction error and what it does to the model's predictions, by position in the context."""
+    found = catalog.quality(session, model, source)
+    if found is None:
+        raise errors.NotFoundError(
+            f"The quality of '{model}/{source}' was not measured.", hint="Compute it with --quality-tokens above 0."
+        )
+    return schemas.SourceQuality.model_validate(found)
+
+
 def _model_in_list(model: ModelView, sets: tuple[SourceSetFacts, ...]) -> Row:
     shown = [source for source in model.sources if _has_dashboards(source)]
     names = {source.set_name for source in shown}

@@ -39,6 +39,7 @@ def test_any_token_text_survives_copy(session: Session) -> None:
     ingest.publish(session, revision)
     shown = catalog.source(session, hosted.MODEL, hosted.SOURCE)
     assert (shown.revision_id, shown.n_alive, shown.n_firings) == (revision, 1, alive.n_firings)
+    assert shown.mean_l1 == alive.n_firings * alive.moments.mean / hosted.N_TOKENS
     ingest.drop_old_revisions(session, made.source_id)
     assert session.scalars(select(Revision.id).where(Revision.source_id == made.source_id)).all() == [revision]
     assert session.get_one(Source, made.source_id, populate_existing=True).revision_id == revision
@@ -81,6 +82,27 @@ def test_vocabularies_and_contexts_are_stored_once(session: Session) -> None:
     assert [(index, np.frombuffer(tokens, "<u2").tolist()) for index, tokens in found] == [
         (index, rows[index].tolist()) for index in (3, 7, 9)
     ]
+
+
+def test_dense_features_are_those_above_the_limit(session: Session) -> None:
+    made = hosted.host(session)
+    revision = ingest.begin_revision(
+        session, source_id=made.source_id, corpus_id=made.corpus_id, job_id=None, n_features=3, spec={}
+    )
+    rich = hosted.every_kind()[hosted.RICH]
+    limit = hosted.N_TOKENS // 10
+    block = [replace(rich, index=i, n_firings=n) for i, n in enumerate((limit - 1, limit, limit + 1))]
+    ingest.copy_dashboards(session, revision, block, n_tokens=hosted.N_TOKENS, vocabulary=hosted.TEXTS)
+    ingest.publish(session, revision)
+    assert catalog.source(session, hosted.MODEL, hosted.SOURCE).n_dense == 1
+
+
+def test_quality_reads_back_as_stored(session: Session) -> None:
+    made = hosted.host(session)
+    assert catalog.quality(session, hosted.MODEL, hosted.SOURCE) is None
+    measured = hosted.some_quality(longer=32)
+    ingest.store_quality(session, made.revision_id, measured)
+    assert catalog.quality(session, hosted.MODEL, hosted.SOURCE) == measured
 
 
 def test_density_histogram_counts_every_live_feature() -> None:
