@@ -67,10 +67,10 @@ def activations(histogram: HistogramView, maximum: float, *, is_log: bool) -> Ma
     edges = histogram.edges
     axis = Axis(edges[0], edges[-1], is_log)
     bars = _bars(histogram, axis, "firing", lambda low, high: "activation")
-    ticks = [(axis.at(v), _short(v)) for v in (_log_ticks(*_ends(axis)) if is_log else _ticks(*_ends(axis)))]
+    ticks = [(axis.at(v), short(v)) for v in (_log_ticks(*_ends(axis)) if is_log else round_values(*_ends(axis)))]
     words = Words(
         f"Histogram of {numerals.count(sum(histogram.counts))} firings by activation, "
-        f"from {_short(edges[0])} to {_short(edges[-1])}.",
+        f"from {short(edges[0])} to {short(edges[-1])}.",
         "activation, log scale" if is_log else "activation",
         "firings" if is_log else "firings, log scale",
     )
@@ -81,10 +81,10 @@ def logits(histogram: HistogramView) -> Markup:
     """The vocabulary by logit: what the feature suppresses left of zero, what it promotes right of it."""
     axis = Axis(histogram.edges[0], histogram.edges[-1])
     bars = _bars(histogram, axis, "token", lambda low, high: "promoted" if low + high > 0 else "suppressed")
-    ticks = [(axis.at(v), _short(v)) for v in _ticks(*_ends(axis))]
+    ticks = [(axis.at(v), short(v)) for v in round_values(*_ends(axis))]
     words = Words(
         f"Histogram of {numerals.count(sum(histogram.counts))} tokens by logit, "
-        f"from {_short(axis.low)} to {_short(axis.high)}.",
+        f"from {short(axis.low)} to {short(axis.high)}.",
         "logit",
         "tokens, log scale",
     )
@@ -138,7 +138,7 @@ def spark(counts: Sequence[int]) -> Markup:
 
 def legend(maximum: float) -> Markup:
     """The ten shades from zero to the feature's maximum, and a caret that the page moves to the value being read."""
-    n, width, label = concordance.N_SHADES, LEGEND_STEP * concordance.N_SHADES, _short(maximum)
+    n, width, label = concordance.N_SHADES, LEGEND_STEP * concordance.N_SHADES, short(maximum)
     parts = [
         Markup('<rect class="s{}" x="{}" y="7" width="{}" height="8"/>').format(k + 1, LEGEND_STEP * k, LEGEND_STEP)
         for k in range(n)
@@ -167,7 +167,7 @@ def bar(fraction: float, kind: BarKind) -> Markup:
 def _bars(histogram: HistogramView, axis: Axis, what: str, kind: Callable[[float, float], BarKind]) -> list[Bar]:
     bars = []
     for low, high, n in zip(histogram.edges, histogram.edges[1:], histogram.counts, strict=False):
-        title = f"{_short(low)} to {_short(high)}: {_of(n, what)}"
+        title = f"{short(low)} to {short(high)}: {_of(n, what)}"
         bars.append(Bar(axis.at(low), axis.at(high) if high > low else 1.0, n, title, kind(low, high)))
     return bars
 
@@ -197,7 +197,7 @@ def _plot(
     levels = _log_levels(tallest) if is_log else _linear_levels(tallest)
     parts = [_level(TOP + PLOT - PLOT * height(n), numerals.short_count(round(n))) for n in levels]
     parts += [_bar(b, PLOT * height(b.n)) for b in bars]
-    parts += [_tick(at, text) for at, text in ticks]
+    parts += [tick(at, text) for at, text in ticks]
     role = "group" if any(b.href for b in bars) else "img"
     return Markup(
         '<svg class="plot" role="{}" aria-label="{}" width="100%" height="{}">'
@@ -230,7 +230,8 @@ def _level(y: float, text: str) -> Markup:
     ).format(y, y, y - 3, text)
 
 
-def _tick(at: float, text: str) -> Markup:
+def tick(at: float, text: str) -> Markup:
+    """A number under the x axis, at a share of its width."""
     anchor = "start" if at < 0.04 else ("end" if at > 0.96 else "middle")
     return Markup('<text class="tick" x="{:.2f}%" y="{}" text-anchor="{}">{}</text>').format(
         100 * at, TOP + PLOT + 17, anchor, text
@@ -261,7 +262,7 @@ def _linear_levels(tallest: int) -> list[float]:
     return [k * step for k in range(1, int(tallest / step) + 1)]
 
 
-def _ticks(low: float, high: float, n: int = 5) -> list[float]:
+def round_values(low: float, high: float, n: int = 5) -> list[float]:
     """Round numbers from low to high, about `n` of them."""
     if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
         return [low]
@@ -280,7 +281,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
     fine = [m * 10.0**k for k in exponents for m in (1, 2, 5)]
     inside = [v for v in fine if low <= v <= high]
     if len(inside) < 3:
-        return [v for v in _ticks(low, high) if low <= v <= high]
+        return [v for v in round_values(low, high) if low <= v <= high]
     return inside if len(inside) <= 9 else [v for v in inside if math.isclose(math.log10(v) % 1, 0, abs_tol=1e-9)]
 
 
@@ -292,6 +293,7 @@ def _of(n: int, what: str) -> str:
     return f"{numerals.count(n)} {what}{'' if n == 1 else 's'}"
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
+    """Three digits at most, no zeros after the last that counts."""
     text = numerals.significant(value, 3)
     return text.rstrip("0").rstrip(".") if "." in text else text

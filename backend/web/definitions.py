@@ -129,8 +129,70 @@ NUMBERS = (
     ),
     Definition("neighbours", "neighbours", "Features whose decoder directions are nearest, by cosine similarity."),
     Definition("cosine", "cosine", "Cosine of the angle between two decoder directions: 1 if they are the same."),
-    Definition("l0", "mean L0", "Features that fire on a token, on average over the corpus."),
+    Definition("l0", "L0", "Features that fire on a token, on average."),
+    Definition(
+        "l1",
+        "L1",
+        "Sum of a token's activations, on average.",
+        ("Activations are scaled by ‖W_dec‖, as everywhere; SAELens leaves them as the source computes them.",),
+    ),
     Definition("dead", "dead", "Features that never fired on the corpus."),
+    Definition(
+        "dense",
+        "dense",
+        "Features that fire on more than a tenth of the corpus's tokens.",
+        ("The limit is SAEBench's (freq_over_10_percent).",),
+    ),
+    Definition(
+        "quality",
+        "quality",
+        "How well the source's reconstruction stands in for what it reads, measured on a fixed sample of contexts.",
+        (
+            "Special tokens and first positions count in nothing and keep what the model had there. Definitions are "
+            "SAELens's and SAEBench's; SAELens's zero ablation replaces special tokens too.",
+            "Charts go beyond the contexts the source was trained on where the model and the corpus allow it; an upright "
+            "marks where those end. Sources trained on short contexts often get worse beyond.",
+        ),
+    ),
+    Definition(
+        "explained-variance",
+        "explained variance",
+        "1 less the squared error over the squared distance from the mean activation: 1 is perfect, 0 no better than it.",
+        ("Centred: distances are from the mean over the sample's tokens, one mean for all positions.",),
+    ),
+    Definition(
+        "reconstruction-cosine",
+        "cosine of reconstruction",
+        "Cosine of the angle between a token's activation vector and its reconstruction, on average.",
+    ),
+    Definition(
+        "mse",
+        "MSE",
+        "Squared distance between activation vector and reconstruction, summed over dimensions, on average.",
+    ),
+    Definition(
+        "loss",
+        "loss",
+        "Cross-entropy of the next token in nats, with the activations at the hook point left alone or replaced.",
+        (
+            "Replaced by the source's reconstruction, by zero, or by the mean activation; the rest of the model then runs "
+            "as usual.",
+        ),
+    ),
+    Definition(
+        "loss-recovered",
+        "loss recovered",
+        "Share of the loss an ablation costs that the reconstruction saves: 1 is as good as the model alone.",
+        (
+            "(loss ablated − loss with SAE) ÷ (loss ablated − loss of the model alone). From the mean is the stricter "
+            "comparison at most places.",
+        ),
+    ),
+    Definition(
+        "kl",
+        "KL",
+        "Kullback-Leibler divergence of the predictions with replaced activations from the model's own, in nats.",
+    ),
 )
 
 _BY_ID = {d.id: d for d in (*THINGS, *NUMBERS)}

@@ -4,6 +4,7 @@ For looking at pages while designing them; the tests render the same ones.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,20 @@ def pages() -> dict[str, tuple[str, Any]]:
     work = (samples.job(), samples.job(id=6, source="7-res-jb", state="queued", fraction=0.0, stages=()))
     done = samples.job(id=3, state="done", fraction=1.0, finished_at=samples.AT)
     failed = samples.job(state="failed", error="Shard 3 failed 5 times: out of <memory>.", finished_at=samples.AT)
+    short = replace(samples.quality(longer=0), notes=("Longer contexts are not measured: the model takes 128 tokens.",))
     found = {
         "feature": ("pages/feature.html", features.context(samples.feature())),
         "dead": ("pages/feature.html", features.context(samples.dead_feature())),
         "no-lens": ("pages/feature.html", features.context(samples.feature(logit_lens=None, neighbours=()))),
         "source": ("pages/source.html", sources.context(samples.source(), None, FILTERED, samples.page(FILTERED))),
+        "quality": (
+            "pages/source.html",
+            sources.context(samples.source(), None, every, samples.page(), samples.quality()),
+        ),
+        "quality-short": (
+            "pages/source.html",
+            sources.context(samples.source(n_dense=None, activation_sum=None), None, every, samples.page(), short),
+        ),
         "nothing-found": ("pages/source.html", _source(FILTERED, n_total=0)),
         "past-the-end": ("pages/source.html", _source(FeatureQuery(page=600), n_total=120)),
         "running": ("pages/source.html", sources.context(bare, samples.job(), every, None)),

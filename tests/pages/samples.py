@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from backend.formats.dashboards import Moments
+from backend.formats.quality import Evaluation, Metric, Quality
 from backend.services.catalog import ModelView, SourceView
 from backend.services.features import (
     ExampleView,
@@ -62,12 +63,55 @@ def source(**changes: object) -> SourceView:
         "context_size": 128,
         "n_alive": 23_911,
         "n_firings": 41_275_000,
+        "n_dense": 12,
+        "activation_sum": 152_400_000.5,
         "density_low": -6.0,
         "density_high": -0.5,
         "density_counts": tuple(int(c) for c in counts),
         "computed_at": AT,
     }
     return SourceView(**(facts | changes))
+
+
+def quality(*, longer: int = 512) -> Quality:
+    """An SAE trained on 128 tokens that gets worse beyond; the first position counts in nothing."""
+
+    def evaluation(size: int) -> Evaluation:
+        p = np.arange(size)
+        worse = np.clip((p - 128) / 256, 0, 1) + 0.15 * np.exp(-p / 6)
+        noise = np.random.default_rng(0).normal(0, 1, (8, size))
+        alone = 3.1 + 2.4 * np.exp(-p / 12) + 0.06 * noise[0]
+        spliced = alone + 0.22 + 0.6 * worse + 0.01 * noise[1]
+        curves = {
+            "l0": 62 + 30 * worse + noise[2],
+            "l1": 240 + 60 * worse + noise[2],
+            "mse": 1100 + 1500 * worse + 20 * noise[3],
+            "explained_variance": 0.93 - 0.25 * worse + 0.004 * noise[4],
+            "cosine": 0.965 - 0.1 * worse + 0.002 * noise[5],
+            "loss_clean": alone,
+            "loss_sae": spliced,
+            "loss_zero": 11.4 + 0.05 * noise[6],
+            "loss_mean": 9.8 + 0.05 * noise[6],
+            "loss_recovered_zero": (11.4 - spliced) / (11.4 - alone),
+            "loss_recovered_mean": (9.8 - spliced) / (9.8 - alone),
+            "kl_sae": spliced - alone + 0.02,
+            "kl_zero": 8.1 + 0.05 * noise[7],
+            "kl_mean": 6.4 + 0.05 * noise[7],
+        }
+        n_contexts = 65_536 // size
+        metrics = {
+            name: Metric(
+                float(f"{curve[1:].mean():.7g}"), float(f"{curve[1:].std() / n_contexts**0.5:.7g}"), _by(curve)
+            )
+            for name, curve in curves.items()
+        }
+        return Evaluation(size, n_contexts, n_contexts * (size - 1), metrics)
+
+    return Quality(128, 0, evaluation(128), evaluation(longer) if longer else None, ())
+
+
+def _by(curve: np.ndarray) -> tuple[float | None, ...]:
+    return (None, *(float(f"{value:.7g}") for value in curve[1:]))
 
 
 def uncomputed_source() -> SourceView:

@@ -43,8 +43,8 @@ def site(session, client):
 PAGES = {
     "/": 5,
     f"/{hosted.MODEL}": 5,
-    SOURCE: 5,
-    f"{SOURCE}?sort=density&descending=1&token=%22": 5,
+    SOURCE: 6,
+    f"{SOURCE}?sort=density&descending=1&token=%22": 6,
     f"/{hosted.MODEL}/3-tiny-sae": 4,
     FEATURE: 6,
     f"{SOURCE}/{hosted.DEAD}": 6,

@@ -88,7 +88,7 @@ def test_sparks_are_left_out_where_there_is_nothing():
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
 def test_ticks_are_few_round_and_inside(low, width):
-    ticks = charts._ticks(low, low + width)
+    ticks = charts.round_values(low, low + width)
     assert len(ticks) <= 7
     slack = 1e-6 * width + 1e-12 * abs(low)
     assert all(low - slack <= tick <= low + width + slack for tick in ticks)
@@ -109,6 +109,6 @@ def test_levels_of_counts(tallest, levels):
 
 
 def test_axes_without_length():
-    assert charts._ticks(3.0, 3.0) == charts._log_ticks(3.0, 3.0) == [3.0]
+    assert charts.round_values(3.0, 3.0) == charts._log_ticks(3.0, 3.0) == [3.0]
     assert charts._log_levels(7) == [7.0]
     assert charts._log_levels(10**6) == [10.0, 1e3, 1e5]

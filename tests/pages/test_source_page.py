@@ -1,3 +1,4 @@
+from dataclasses import replace
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from backend import errors
 from backend.services.features import FeatureQuery
 from backend.web import links
-from backend.web.pages import home, models, sources
+from backend.web.pages import home, models, quality, sources
 from tests.pages import dom, preview, samples
 
 numbers = st.none() | st.floats(1e-7, 1e6)
@@ -124,6 +125,49 @@ def test_no_match_says_so_and_leads_back(rendered):
     section = rendered("nothing-found").one("section", "features")
     assert "No feature is like that" in section.text
     assert section.one("p").one("a")["href"] == "/gpt2-small/6-res-jb?sort=density&descending=1"
+
+
+def test_quality_stands_in_figures_for_both_lengths_and_in_charts(rendered):
+    section = rendered("quality").one("section", "quality")
+    head, *rows = section.all("tr")
+    assert [cell.text for cell in head.all("th")] == ["contexts of", "128 tokens", "512 tokens"]
+    figures = {row.one("th").text: [cell.text for cell in row.all("td")] for row in rows}
+    measured = samples.quality()
+    for name, metric in (("MSE", "mse"), ("loss with SAE", "loss_sae"), ("recovered, mean", "loss_recovered_mean")):
+        for text, of in zip(figures[name], (measured.corpus, measured.longer), strict=True):
+            value, error = text.replace(",", "").split(" ±")
+            assert float(value) == pytest.approx(of.metrics[metric].value, rel=1e-3)
+            assert float(error) == pytest.approx(of.metrics[metric].standard_error, rel=0.5)
+    assert len(rows) == len(measured.corpus.metrics)
+    assert len(section.all("svg", "plot")) == 7
+    assert len(section.all("line", "trained")) == 7, "the trained length lies inside the longer contexts"
+    assert "128 contexts of 512 tokens within single documents" in section.text
+
+
+def test_quality_over_one_length_says_why(rendered):
+    page = rendered("quality-short")
+    section = page.one("section", "quality")
+    assert not section.all("line", "trained")
+    assert "the model takes 128 tokens" in section.text
+    assert "mean L1" not in page.one("dl", "numbers").text, "the revision is from before it was counted"
+
+
+def test_the_top_of_the_page_has_the_gist_of_it(rendered):
+    numbers = {div.one("dt").text: div.one("dd").text for div in rendered("quality").one("dl", "numbers").all("div")}
+    assert numbers["explained variance"] == f"{samples.quality().corpus.metrics['explained_variance'].value:.3f}"
+    assert numbers["loss recovered"] == f"{samples.quality().corpus.metrics['loss_recovered_zero'].value:.3f}"
+    assert (numbers["dense"], numbers["mean L1"]) == ("12, 0.049%", "240")
+    assert not rendered("source").all("section", "quality"), "it was not measured"
+
+
+def test_undefined_figures_and_missing_losses_are_left_out():
+    measured = samples.quality(longer=0)
+    bare = replace(measured.corpus.metrics["mse"], value=None, standard_error=None)
+    metrics = {"mse": bare, "explained_variance": bare, "l0": measured.corpus.metrics["l0"]}
+    found = quality.panel(replace(measured, corpus=replace(measured.corpus, metrics=metrics)))
+    assert [row.name for row in found.rows] == ["explained variance", "MSE", "L0"]
+    assert found.gist == ()
+    assert len(found.charts) == 3
 
 
 def test_a_running_job_shows_and_refreshes_without_scripts(rendered):

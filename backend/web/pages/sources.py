@@ -12,12 +12,14 @@ from fastapi.responses import HTMLResponse
 from markupsafe import Markup
 
 from backend import errors
+from backend.formats.quality import Quality
 from backend.services import catalog, features, jobs
 from backend.services.features import FeaturePage, FeatureQuery, SortKey
 from backend.services.jobs import JobView
 from backend.web import charts, links, rendering
 from backend.web.dependencies import DbSession
-from backend.web.pages import commands
+from backend.web.pages import commands, quality
+from backend.web.pages.quality import QualityPanel
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
@@ -60,6 +62,8 @@ class SourceContext:
     features: FeaturePage | None
     """None before the first computation; then the fields below are empty."""
     densities: Markup
+    quality: QualityPanel | None
+    """None where it was not measured."""
     columns: tuple[Column, ...]
     kept: tuple[tuple[str, str], ...]
     """Hidden fields of the filter form: the order, which filtering leaves as it is."""
@@ -123,11 +127,16 @@ def show(
     view = catalog.source(session, model, source)
     job = jobs.of_source(session, model, source)
     page = features.browse(session, model, source, query) if view.revision_id is not None else None
-    return rendering.respond(request, "pages/source.html", context(view, job, query, page))
+    measured = catalog.quality(session, model, source) if page else None
+    return rendering.respond(request, "pages/source.html", context(view, job, query, page, measured))
 
 
 def context(
-    source: catalog.SourceView, job: JobView | None, query: FeatureQuery, page: FeaturePage | None
+    source: catalog.SourceView,
+    job: JobView | None,
+    query: FeatureQuery,
+    page: FeaturePage | None,
+    measured: Quality | None = None,
 ) -> SourceContext:
     """Links, charts and counts around a page of features."""
     n_total = page.n_total if page else 0
@@ -145,6 +154,7 @@ def context(
         query=query,
         features=page,
         densities=_densities(source, query) if page else Markup(""),
+        quality=quality.panel(measured) if measured else None,
         columns=tuple(_column(source, query, *column) for column in _COLUMNS),
         kept=_kept(query),
         is_filtered=replace(query, page=1) != order,
