@@ -212,7 +212,7 @@ def evaluate(
     on_batch: Callable[[int], None] = lambda n_tokens: None,
 ) -> Quality:
     """The source's quality on a sample of the corpus and on the longer contexts."""
-    subject = quality.Subject(loaded.model, loaded.capture, loaded.sae)
+    subject = quality.Subject(loaded.model, loaded.capture, loaded.encoder)
     return evaluation.evaluate(subject, rows, longer, n_tokens=spec.quality_tokens, seed=spec.seed, on_batch=on_batch)
 
 

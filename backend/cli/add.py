@@ -32,6 +32,7 @@ def add(
     dtype: Annotated[str, Option(help="Of the model: float32, bfloat16 or float16.")] = "float32",
     threads: Annotated[int, Option(help="Torch threads; 0 uses the physical cores.")] = 0,
     seed: Annotated[int, Option(help="Of the interval samples.")] = 0,
+    quality_tokens: Annotated[int, Option(help="Tokens the source's quality is measured on; 0: it is not.")] = 65_536,
     data: Data = None,
     watch: Annotated[bool, Option("--watch/--no-watch", help="Follow progress.")] = True,
 ) -> None:
@@ -44,7 +45,7 @@ def add(
     spec = {
         "corpus": str(given.resolve()), "is_tokens": tokens is not None, "hook_point": hook,
         "context_size": context_size, "max_tokens": tokens_limit, "device": device, "dtype": dtype,
-        "threads": threads, "seed": seed,
+        "threads": threads, "seed": seed, "quality_tokens": quality_tokens,
     }  # fmt: skip
     with connection.opened(data, with_worker=watch) as link:
         with transaction(link.sessions) as session:

@@ -20,6 +20,8 @@ SOURCES = ("2-res-2k", "1-res-2k", "3-res-2k")
 """In the order they are computed: the middle layer first, since its features read best."""
 TEXT_BYTES = 5_000_000
 MAX_TOKENS = 1_000_000
+QUALITY_TOKENS = 16_384
+"""Of the model's four ways each; its card has the numbers on four times as many."""
 
 
 def register(session: Session, data: Path, *, n_sources: int | None = None) -> list[int]:
@@ -49,4 +51,7 @@ def _spec(data: Path) -> dict[str, Any]:
         if stdlib_text.write(partial, max_bytes=TEXT_BYTES) == 0:
             raise ConflictError("this Python has no standard library in source form; the demo needs its text.")
         partial.replace(text)
-    return {"corpus": str(text), "is_tokens": False, "max_tokens": MAX_TOKENS, "dtype": "float32", "seed": 0}
+    return {
+        "corpus": str(text), "is_tokens": False, "max_tokens": MAX_TOKENS, "dtype": "float32", "seed": 0,
+        "quality_tokens": QUALITY_TOKENS,
+    }  # fmt: skip

@@ -59,7 +59,7 @@ def evaluate(
     if longer is not None:
         stretches = corpora.Corpus(longer, corpus.special_tokens, is_first_masked=corpus.is_first_masked)
     return Quality(
-        subject.dictionary.description.context_size,
+        subject.encoder.sae.description.context_size,
         seed,
         _over(subject, sampled, on_batch),
         None if stretches is None else _over(subject, stretches, on_batch),
@@ -85,7 +85,7 @@ def _notes(subject: quality.Subject, corpus: corpora.Corpus, longer: NDArray[np.
         intervention.check(subject.capture)
     except errors.UnsupportedError as error:
         notes.append(f"Cross-entropy with the SAE is not measured: {error}")
-    trained = subject.dictionary.description.context_size
+    trained = subject.encoder.sae.description.context_size
     if trained is None:
         notes.append("The SAE's configuration does not say how long the contexts it was trained on were.")
     elif longer is None and corpus.rows.shape[1] <= trained:

@@ -19,7 +19,7 @@ class LongContexts:
     def __init__(self, size: int, *, n_kept: int, begin: int | None, seed: int) -> None:
         """Keep at most `n_kept` rows of `size` tokens, opened by `begin` where that is a token."""
         self.size = size
-        self._n_kept, self._begin, self._seed = n_kept, begin, seed.to_bytes(8, "little", signed=True)
+        self._n_kept, self._begin, self._seed = n_kept, begin, (seed & 0xFFFFFFFFFFFFFFFF).to_bytes(8, "little")
         self._kept: dict[int, NDArray[np.integer]] = {}
         self._worst: list[int] = []
         """The keys of `_kept`, negated: a heap with the largest on top."""

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from backend import errors
 from backend.formats import quality as formats
-from workers.compute import intervention, language_model, reconstruction, sae
+from workers.compute import intervention, language_model, reconstruction
+from workers.compute.encoder import Encoder
 
 LOGITS_BYTES = 1 << 28
 """fp32 logits of a batch; about three times as much is in use at once."""
@@ -81,13 +82,13 @@ class Subject:
 
     model: language_model.LanguageModel
     capture: language_model.Capture
-    dictionary: sae.Sae
+    encoder: Encoder
 
 
 def sample(n_contexts: int, *, n_chosen: int, seed: int) -> NDArray[np.int64]:
     """Indexes of `n_chosen` contexts (all, if fewer), evenly spaced from a start the seed decides; ascending."""
     n_chosen = min(n_chosen, n_contexts)
-    start = np.random.default_rng(seed).random()
+    start = np.random.default_rng(seed & 0xFFFFFFFFFFFFFFFF).random()
     return np.floor((np.arange(n_chosen) + start) * n_contexts / max(n_chosen, 1)).astype(np.int64)
 
 
@@ -100,7 +101,7 @@ def mean_activation(
     subject: Subject, rows: NDArray[np.integer], counts: NDArray[np.bool_], *, on_batch: Callable[[int], None]
 ) -> Float[Tensor, " d_in"]:
     """Mean activation at the hook point over tokens that count, summed in float64."""
-    total = torch.zeros(subject.dictionary.description.d_in, dtype=torch.float64)
+    total = torch.zeros(subject.encoder.sae.description.d_in, dtype=torch.float64)
     for tokens, kept in _batches(subject.model, rows, counts):
         x = language_model.residuals(subject.model, subject.capture, tokens)
         total += x[kept.to(x.device)].cpu().double().sum(dim=0)
@@ -127,7 +128,7 @@ def sums(
         InvalidInputError: The activations or a loss are not finite.
     """
     is_spliced = can_splice(subject.capture)
-    directions = subject.dictionary.directions()
+    directions = subject.encoder.sae.directions()
     total = np.zeros((rows.shape[1], len(QUANTITIES)))
     products = np.zeros((len(QUANTITIES), len(QUANTITIES)))
     for tokens, kept in _batches(subject.model, rows, counts):
@@ -188,7 +189,7 @@ class _Batch:
         caught: list[Tensor] = []
 
         def look(x: Tensor) -> Tensor:
-            caught.append(x)
+            caught.append(x.clone())  # the rest of the model may write into it
             return x
 
         logits = self._logits(look)
@@ -196,7 +197,7 @@ class _Batch:
 
     def reconstruct(self, x: Tensor, directions: Tensor) -> reconstruction.Reconstruction:
         """The SAE's output and sizes in the shape of the batch; masked tokens keep `x` and have sizes 0."""
-        found = reconstruction.reconstruct(self.subject.dictionary, x[self.counts], directions)
+        found = reconstruction.reconstruct(self.subject.encoder, x[self.counts], directions)
         output = x.clone()
         output[self.counts] = found.output
         l0, l1 = (torch.zeros(self.counts.shape, device=x.device) for _ in range(2))

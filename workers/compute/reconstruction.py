@@ -6,11 +6,13 @@ Source of the semantics: `decode` and `run_time_activation_norm_fn_out` in sae_l
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from workers.compute import sae
+from workers.compute.encoder import Encoder
+from workers.compute.sae import Sae
 
 
 class Reconstruction(NamedTuple):
@@ -25,29 +27,33 @@ class Reconstruction(NamedTuple):
 
 
 def reconstruct(
-    dictionary: sae.Sae, residuals: Float[Tensor, "n d_in"], directions: Float[Tensor, "d_sae d_in"]
+    encoder: Encoder, residuals: Float[Tensor, "n d_in"], directions: Float[Tensor, "d_sae d_in"]
 ) -> Reconstruction:
     """Encode and decode: Σ activation · direction + b_dec. `directions` are the decoder rows at unit norm."""
     n = len(residuals)
     if n == 0:
         nothing = residuals.new_zeros(0)
         return Reconstruction(residuals.clone(), nothing, nothing)
-    firings = sae.encode(dictionary, residuals)
-    order = firings.row.argsort(stable=True)
-    counts = torch.bincount(firings.row, minlength=n)
+    firings = encoder.encode(residuals)
+    row, feature = (
+        torch.from_numpy(column.astype(np.int64)).to(residuals.device) for column in (firings.row, firings.feature)
+    )
+    value = torch.from_numpy(firings.value).to(residuals.device)
+    order = row.argsort(stable=True)
+    counts = torch.bincount(row, minlength=n)
     decoded = torch.nn.functional.embedding_bag(
-        firings.feature[order],
+        feature[order],
         directions,
         counts.cumsum(0) - counts,
         mode="sum",
-        per_sample_weights=firings.value[order],
+        per_sample_weights=value[order],
     )
-    l1 = torch.zeros(n, dtype=torch.float64, device=residuals.device).index_add(0, firings.row, firings.value.double())
-    output: Tensor = _denormalize(dictionary, residuals, decoded + dictionary.b_dec)
+    l1 = torch.zeros(n, dtype=torch.float64, device=residuals.device).index_add(0, row, value.double())
+    output: Tensor = _denormalise(encoder.sae, residuals, decoded + encoder.sae.b_dec)
     return Reconstruction(output, counts.float(), l1.float())
 
 
-def _denormalize(dictionary: sae.Sae, residuals: Tensor, decoded: Tensor) -> Tensor:
+def _denormalise(dictionary: Sae, residuals: Tensor, decoded: Tensor) -> Tensor:
     match dictionary.description.normalize_activations:
         case "constant_norm_rescale":
             coefficient: Tensor = residuals.norm(dim=-1, keepdim=True) / dictionary.description.d_in**0.5

@@ -12,6 +12,7 @@ from backend.formats import quality as formats
 from tests import tiny
 from workers.compute import corpus as corpora
 from workers.compute import evaluation, language_model, quality, sae
+from workers.compute.encoder import Encoder
 
 CPU = torch.device("cpu")
 
@@ -22,7 +23,7 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> quality.Subject:
     folder = tmp_path_factory.mktemp("subject")
     model = language_model.load(str(tiny.save_model(folder / "model")), device=CPU, dtype=torch.float32)
     dictionary = sae.load(tiny.save_sae(folder / "sae", metadata={"context_size": 8}), device=CPU)
-    return quality.Subject(model, language_model.resolve(model, dictionary.description.hook_point), dictionary)
+    return quality.Subject(model, language_model.resolve(model, dictionary.description.hook_point), Encoder(dictionary))
 
 
 def build(subject: quality.Subject, samples: tuple[evaluation.LongContexts, ...] = (), *, size: int = 8):
@@ -94,8 +95,8 @@ def test_the_longest_length_with_enough_stretches_counts(subject: quality.Subjec
     [(8, 32, "too few documents"), (32, 32, "takes 32 tokens at most"), (None, 32, "does not say how long")],
 )
 def test_what_is_missing_is_said(subject: quality.Subject, trained: int | None, n_context: int, note: str) -> None:
-    description = replace(subject.dictionary.description, context_size=trained)
-    changed = replace(subject, dictionary=replace(subject.dictionary, description=description))
+    description = replace(subject.encoder.sae.description, context_size=trained)
+    changed = replace(subject, encoder=Encoder(replace(subject.encoder.sae, description=description)))
     found = evaluation.evaluate(changed, build(subject), None, n_tokens=80, seed=0)
     assert note in " ".join(found.notes)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from backend import errors
 from tests import tiny
 from workers.compute import intervention, language_model, quality, reconstruction, sae
+from workers.compute.encoder import Encoder
 
 CPU = torch.device("cpu")
 CASES: list[tuple[str, str, dict[str, Any]]] = [
@@ -68,7 +69,7 @@ def case(model_folder: Path, sae_folder: Path, rows: NDArray[np.int64]) -> Case:
     bridge = TransformerBridge.boot_transformers(str(model_folder), device="cpu", dtype=torch.float32)
     oracle = SAE.load_from_disk(sae_folder)
     oracle.cfg.metadata.hook_name = str(dictionary.description.hook_point)
-    return Case(quality.Subject(model, capture, dictionary), bridge, oracle, rows, model.special_tokens)
+    return Case(quality.Subject(model, capture, Encoder(dictionary)), bridge, oracle, rows, model.special_tokens)
 
 
 def tiny_case(folder: Path, kind: str, architecture: str, config: dict[str, Any]) -> Case:
@@ -278,7 +279,7 @@ def test_undefined_numbers_are_none(at: Case) -> None:
 
 def test_a_silent_sae_with_no_bias_has_cosine_zero(at: Case) -> None:
     silent = replace(
-        at.subject.dictionary, threshold=torch.full((40,), 1e9), b_dec=torch.zeros(16), b_enc=torch.zeros(40)
+        at.subject.encoder.sae, threshold=torch.full((40,), 1e9), b_dec=torch.zeros(16), b_enc=torch.zeros(40)
     )
     metrics = replace(at, subject=replace_subject(at.subject, silent)).metrics(masked(at))
     assert (metrics["l0"], metrics["l1"], metrics["cosine"]) == (0, 0, 0)
@@ -287,20 +288,26 @@ def test_a_silent_sae_with_no_bias_has_cosine_zero(at: Case) -> None:
 
 
 def replace_subject(subject: quality.Subject, dictionary: sae.Sae) -> quality.Subject:
-    return quality.Subject(subject.model, subject.capture, dictionary)
+    return quality.Subject(subject.model, subject.capture, Encoder(dictionary))
 
 
-def test_what_is_not_finite_is_refused(at: Case) -> None:
-    broken = replace(at.subject.dictionary, b_dec=torch.full((16,), math.nan))
-    with pytest.raises(errors.InvalidInputError, match="not finite"):
-        replace(at, subject=replace_subject(at.subject, broken)).sums(masked(at))
+@pytest.mark.parametrize(("parameter", "what"), [("h.0.mlp.c_proj.bias", "activations"), ("ln_f.bias", "losses")])
+def test_what_is_not_finite_is_refused(at: Case, parameter: str, what: str) -> None:
+    weights = at.subject.model.model.transformer.get_parameter(parameter).data
+    kept = weights.clone()
+    try:
+        weights[3] = math.inf
+        with pytest.raises(errors.InvalidInputError, match=f"{what} are not finite"):
+            at.sums(masked(at))
+    finally:
+        weights.copy_(kept)
 
 
 def test_a_place_that_cannot_be_replaced_still_has_its_error(at: Case) -> None:
     from backend import names
 
     capture = language_model.resolve(at.subject.model, names.HookPoint(1, "ln2.hook_in"))
-    subject = quality.Subject(at.subject.model, capture, at.subject.dictionary)
+    subject = quality.Subject(at.subject.model, capture, at.subject.encoder)
     found = replace(at, subject=subject).metrics(masked(at))
     assert set(found) == {"l0", "l1", "mse", "explained_variance", "cosine"}
 
@@ -322,7 +329,7 @@ def test_reconstruction_equals_sae_lens(tmp_path: Path, architecture: str, confi
     folder = tiny.save_sae(tmp_path / "sae", architecture=architecture, **config)
     x = torch.randn(70, 16, generator=torch.Generator().manual_seed(1)) * 2
     dictionary = sae.load(folder, device=CPU)
-    found = reconstruction.reconstruct(dictionary, x, dictionary.directions())
+    found = reconstruction.reconstruct(Encoder(dictionary), x, dictionary.directions())
     with torch.no_grad():
         expected = SAE.load_from_disk(folder)(x)
     torch.testing.assert_close(found.output, expected, rtol=1e-4, atol=1e-4)
