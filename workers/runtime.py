@@ -23,6 +23,7 @@ from backend.services import ingest
 from workers.compute import activation_index, dashboards, evaluation, language_model, quality, sae
 from workers.compute import corpus as corpora
 from workers.compute.encoder import SCREENS, Encoder, ScreenName
+from workers.compute.long_contexts import LongContexts
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEFAULT_CONTEXT = 128
@@ -181,7 +182,7 @@ def build_corpus(
     return rows, evaluation.longest_of(samples)
 
 
-def _longer_samples(loaded: Loaded, spec: Spec, context_size: int) -> tuple[evaluation.LongContexts, ...]:
+def _longer_samples(loaded: Loaded, spec: Spec, context_size: int) -> tuple[LongContexts, ...]:
     if not spec.quality_tokens:
         return ()
     description = loaded.sae.description
@@ -214,6 +215,11 @@ def evaluate(
     """The source's quality on a sample of the corpus and on the longer contexts."""
     subject = quality.Subject(loaded.model, loaded.capture, loaded.encoder)
     return evaluation.evaluate(subject, rows, longer, n_tokens=spec.quality_tokens, seed=spec.seed, on_batch=on_batch)
+
+
+def n_evaluated(rows: corpora.Corpus, longer: NDArray[np.integer] | None, spec: Spec) -> int:
+    """Tokens that `evaluate` will report."""
+    return evaluation.n_units(rows, longer, n_tokens=spec.quality_tokens)
 
 
 def finish(

@@ -6,6 +6,7 @@ their own key, and the row is finished only while it is still ours.
 """
 
 import contextlib
+import json
 import logging
 import threading
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from backend import errors, logs, storage, wakeups
 from backend.db import tables
 from backend.db.session import transaction
+from backend.formats import quality
 from backend.services import ingest, jobs
 from backend.settings import Settings
 from workers import runtime
@@ -51,9 +53,11 @@ class Worker:
         self.doing = f"{claimed.stage} {claimed.number} of job {claimed.job_id}"
         try:
             with Lease(self, claimed) as lease:
-                {"prepare": self._prepare, "encode": self._encode, "finish": self._finish}[claimed.stage](
-                    claimed, lease
-                )
+                stage = {
+                    "prepare": self._prepare, "encode": self._encode, "finish": self._finish,
+                    "evaluate": self._evaluate,
+                }[claimed.stage]  # fmt: skip
+                stage(claimed, lease)
             logs.event(_logger, "shard.finished", **fields)
         except errors.CancelledError:
             logs.event(_logger, "shard.given_up", **fields)
@@ -99,7 +103,7 @@ class Worker:
         for job_id in ended:
             self.blobs.delete_folder(f"jobs/{job_id}")
         loaded, spec = self._load(claimed)
-        rows = runtime.build_corpus(loaded, spec, on_progress=lease.at)
+        rows, longer = runtime.build_corpus(loaded, spec, on_progress=lease.at)
         facts = ingest.CorpusFacts(
             Path(spec.corpus).name, rows.fingerprint(), rows.rows.shape[1], rows.n_contexts, rows.n_tokens,
             rows.is_first_masked, f"corpora/{rows.fingerprint()}.npy",
@@ -110,6 +114,11 @@ class Worker:
             with self._scratch("corpus.npy") as path:
                 np.save(path, rows.rows)
                 self.blobs.put(facts.blob_key, path)
+        longer_key = "" if longer is None else f"corpora/{facts.fingerprint}-{longer.shape[1]}-{claimed.job_id}.npy"
+        if longer is not None:
+            with self._scratch("longer.npy") as path:
+                np.save(path, longer)
+                self.blobs.put(longer_key, path)
         size = rows.rows.shape[1]
         n_shards = max(1, round(rows.rows.size / self.settings.shard_tokens))
         plan = [(a, n, n * size) for a, n in activation_index.shards(rows.n_contexts, n_shards=n_shards)]
@@ -121,9 +130,12 @@ class Worker:
             corpus_id = ingest.store_corpus(session, claimed.model, vocabulary_id, facts)
             session.get_one(tables.Job, claimed.job_id).spec = claimed.spec | {
                 "corpus_id": corpus_id,
+                "longer_key": longer_key,
                 "written_at": [runtime.written_at(claimed.model_weights), runtime.written_at(claimed.source_weights)],
             }
             jobs.plan_encoding(session, claimed.job_id, plan)
+            if spec.quality_tokens:
+                jobs.plan_evaluation(session, claimed.job_id, n_tokens=runtime.n_evaluated(rows, longer, spec))
 
     def _encode(self, claimed: jobs.Claim, lease: "Lease") -> None:
         clock = runtime.Stopwatch()
@@ -171,11 +183,32 @@ class Worker:
             ingest.store_contexts(session, corpus.id, np.concatenate(shown), rows.rows)
             if not jobs.finish_shard(session, claimed, n_units=n_features):
                 raise errors.CancelledError("the shard is no longer ours.")
+            if jobs.is_evaluated(session, claimed.job_id):
+                with self.blobs.local(_quality_key(claimed)) as path:
+                    ingest.store_quality(session, revision_id, quality.from_json(json.loads(path.read_bytes())))
             ingest.publish(session, revision_id)
-            jobs.complete(session, claimed.job_id)
+            jobs.settle(session, claimed.job_id)
         with transaction(self.sessions) as session:
             ingest.drop_old_revisions(session, claimed.source_id)
         self.blobs.delete_folder(f"jobs/{claimed.job_id}")
+
+    def _evaluate(self, claimed: jobs.Claim, lease: "Lease") -> None:
+        """Whoever ends last, this or the finish stage, writes the result into the revision; the lock on the job orders them."""
+        loaded, spec = self._load(claimed)
+        with self._corpus(claimed) as (rows, _), contextlib.ExitStack() as stack:
+            longer_key = claimed.spec["longer_key"]
+            longer = np.load(stack.enter_context(self.blobs.local(longer_key))) if longer_key else None
+            measured = runtime.evaluate(loaded, rows, longer, spec, on_batch=lease.add)
+        with self._scratch("quality.json") as path:
+            path.write_text(json.dumps(quality.to_json(measured)))
+            self.blobs.put(_quality_key(claimed), path)
+        with transaction(self.sessions) as session:
+            if not jobs.finish_shard(session, claimed, n_units=lease.n_done):
+                return
+            ingest.store_quality_of_job(session, claimed.job_id, measured)
+            has_ended = jobs.settle(session, claimed.job_id)
+        if has_ended:
+            self.blobs.delete_folder(f"jobs/{claimed.job_id}")
 
     @contextlib.contextmanager
     def _corpus(self, claimed: jobs.Claim) -> Iterator[tuple[corpora.Corpus, tables.Corpus]]:
@@ -206,7 +239,7 @@ class Lease:
         self._thread = threading.Thread(target=self._renew_until_over, daemon=True)
 
     def __enter__(self) -> "Lease":
-        if self.claimed.stage == "encode":
+        if self.claimed.stage in ("encode", "evaluate"):
             with transaction(self.worker.sessions) as session:
                 self.n_units = session.get_one(tables.Shard, self.claimed.shard_id).n_units
         self._thread.start()
@@ -241,6 +274,10 @@ class Lease:
                 if not is_kept:
                     self._is_lost.set()
                     return
+
+
+def _quality_key(claimed: jobs.Claim) -> str:
+    return f"jobs/{claimed.job_id}/quality.json"
 
 
 def spec_of(stored: dict[str, Any], settings: Settings) -> runtime.Spec:

@@ -54,13 +54,15 @@ def sentence(view: jobs.JobView) -> str:
         return f"failed: {view.error}"
     if view.state in ("queued", "done", "cancelled"):
         return view.state
-    stage = view.stages[-1]
+    stage = next(stage for stage in view.stages if stage.name == view.stage)
     match stage.name:
         case "encode":
             says = f"encoding, {stage.n_shards_done} of {stage.n_shards} shards"
             says += f", {view.tokens_per_s:,.0f} tokens/s" if view.tokens_per_s else ""
         case "finish":
             says = f"finishing, {stage.n_units_done:,} of {stage.n_units:,} features"
+        case "evaluate":
+            says = f"evaluating, {stage.n_units_done:,} of {stage.n_units:,} tokens"
         case _:
             says = "preparing" + (f", {stage.n_units_done:,} tokens" if stage.n_units_done else "")
     return says + (f", {duration(view.seconds_left)} left" if view.seconds_left is not None else "")

@@ -166,6 +166,13 @@ def store_quality(session: Session, revision_id: int, measured: quality.Quality)
     session.execute(stored.values(quality=quality.to_json(measured)))
 
 
+def store_quality_of_job(session: Session, job_id: int, measured: quality.Quality) -> None:
+    """The same for the revision a job has written, if there is one already."""
+    written = session.scalars(select(Revision.id).where(Revision.job_id == job_id)).all()
+    for revision_id in written:
+        store_quality(session, revision_id, measured)
+
+
 def density_histogram(densities: NDArray[np.floating]) -> dict[str, Any]:
     """{low, high, counts}: live features by log10 density in equal bins between whole powers of ten."""
     if densities.size == 0:

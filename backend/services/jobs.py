@@ -1,10 +1,11 @@
 """Jobs and their shards: who does what, what is done, what was lost. Rows are the truth; messages only wake workers.
 
 A job is three stages: `prepare` (one shard), `encode` (one per run of contexts), `finish` (one). The last shard of a
-stage to finish creates the next stage's. A worker claims a shard under a lease and renews it while it computes; a
-shard whose lease ran out belongs to nobody and is woken for again. A message is only a wake-up, one for each shard:
-whoever gets it takes the next shard of the oldest job. Claims are row-locked, so no shard has two owners, and a worker
-that lost its lease cannot finish what is no longer its.
+stage to finish creates the next stage's. A fourth, `evaluate` (one shard), needs nothing of encode and finish: it is
+taken by whoever finds no other shard of its job, and where it fails the dashboards are published all the same. A worker
+claims a shard under a lease and renews it while it computes; a shard whose lease ran out belongs to nobody and is woken
+for again. A message is only a wake-up, one for each shard: whoever gets it takes the next shard of the oldest job.
+Claims are row-locked, so no shard has two owners, and a worker that lost its lease cannot finish what is no longer its.
 Does not own what a shard computes, nor the sending (`unsent` says what has to be sent).
 """
 
@@ -21,8 +22,8 @@ from sqlalchemy.sql.selectable import ForUpdateArg
 from backend import errors
 from backend.db.tables import Job, Model, Shard, Source, WorkerReport
 
-STAGES = ("prepare", "encode", "finish")
-STAGE_SHARE = {"prepare": 0.03, "encode": 0.82, "finish": 0.15}
+STAGES = ("prepare", "encode", "finish", "evaluate")
+STAGE_SHARE = {"prepare": 0.03, "encode": 0.72, "finish": 0.13, "evaluate": 0.12}
 """Usual share of a job's time, for the bar over the whole job."""
 ACTIVE = ("queued", "running")
 _LOCK = ForUpdateArg(key_share=True)
@@ -34,11 +35,11 @@ class StageView:
     """Progress of one stage of a job."""
 
     name: str
-    """prepare, encode or finish."""
+    """One of `STAGES`."""
     n_shards: int
     n_shards_done: int
     n_units: int
-    """Tokens while encoding, features while finishing; 0 while not known."""
+    """Tokens while encoding and evaluating, features while finishing; 0 while not known."""
     n_units_done: int
 
 
@@ -123,12 +124,13 @@ def forget_sending(session: Session, shard_ids: Sequence[int]) -> None:
 
 
 def claim_next(session: Session, *, worker: str, lease_s: float, max_attempts: int) -> Claim | None:
-    """Take the next shard there is: of the oldest job, in order. None if there is none that is not somebody's.
+    """Take the next shard there is: of the oldest job, in order, evaluation last. None if none is free.
 
     A shard tried too often fails its job, and the next one is looked for.
     """
     is_free = or_(Shard.state == "queued", and_(Shard.state == "running", Shard.lease_until < func.now()))
-    free = select(Shard).where(is_free).order_by(Shard.job_id, Shard.id).limit(1).with_for_update(skip_locked=True)
+    order = (Shard.job_id, Shard.stage == "evaluate", Shard.id)
+    free = select(Shard).where(is_free).order_by(*order).limit(1).with_for_update(skip_locked=True)
     while (shard := session.scalar(free)) is not None:
         if shard.attempts >= max_attempts:
             _fail(session, shard, f"the {shard.stage} stage was started {shard.attempts} times and never ended.")
@@ -205,9 +207,26 @@ def plan_finish_if_encoded(session: Session, job_id: int, *, n_features: int) ->
         session.flush()
 
 
-def complete(session: Session, job_id: int) -> None:
-    """The job is done."""
-    session.execute(update(Job).where(Job.id == job_id).values(state="done", finished_at=func.now()))
+def plan_evaluation(session: Session, job_id: int, *, n_tokens: int) -> None:
+    """Create the evaluate stage; `n_tokens` are those it will report."""
+    session.add(Shard(job_id=job_id, stage="evaluate", number=0, state="queued", n_units=n_tokens))
+    session.flush()
+
+
+def is_evaluated(session: Session, job_id: int) -> bool:
+    """The evaluate stage is done; the caller holds the lock on the job."""
+    done = select(Shard.id).where(Shard.job_id == job_id, Shard.stage == "evaluate", Shard.state == "done")
+    return session.scalar(done) is not None
+
+
+def settle(session: Session, job_id: int) -> bool:
+    """End the job if all its shards have ended: as failed if its evaluation was, else as done. True if it has ended."""
+    states = set(session.scalars(select(Shard.state).where(Shard.job_id == job_id)))
+    if not states <= {"done", "failed"}:
+        return False
+    ended = update(Job).where(Job.id == job_id)
+    session.execute(ended.values(state="failed" if "failed" in states else "done", finished_at=func.now()))
+    return True
 
 
 def postings_keys(session: Session, job_id: int) -> list[str]:
@@ -230,6 +249,12 @@ def fail(session: Session, claimed: Claim, message: str, *, is_final: bool) -> N
 
 def _fail(session: Session, shard: Shard, message: str) -> None:
     shard.state = "failed"
+    if shard.stage == "evaluate":
+        said = f"the quality was not measured: {message} The dashboards do not need it; retrying measures it again."
+        session.execute(update(Job).where(Job.id == shard.job_id).values(error=said))
+        session.flush()
+        settle(session, shard.job_id)
+        return
     session.execute(
         update(Job).where(Job.id == shard.job_id).values(state="failed", error=message, finished_at=func.now())
     )
@@ -329,20 +354,23 @@ def _views(session: Session, query: Select[Job, str, str]) -> tuple[JobView, ...
 def _view(row: _JobRow, shards: list[Shard], now: datetime | None) -> JobView:
     job, model, source = row
     stages = tuple(_stage(name, of) for name in STAGES if (of := [shard for shard in shards if shard.stage == name]))
-    fraction = sum(STAGE_SHARE[stage.name] * _fraction(stage) for stage in stages)
+    expected = {name: share for name, share in STAGE_SHARE.items() if name != "evaluate" or _has(stages, name)}
+    fraction = sum(STAGE_SHARE[stage.name] * _fraction(stage) for stage in stages) / sum(expected.values())
+    current = next((stage.name for stage in stages if stage.n_shards_done < stage.n_shards), _last(stages))
     if job.state == "done":
         fraction = 1.0
     speed = _tokens_per_s(shards, now)
     left = None
     if job.state == "running" and job.started_at is not None and now is not None and fraction > STAGE_SHARE["prepare"]:
         encode = next((stage for stage in stages if stage.name == "encode"), None)
-        if speed and encode is not None and stages[-1].name == "encode":
-            to_finish = encode.n_units / speed * STAGE_SHARE["finish"] / STAGE_SHARE["encode"]
+        if speed and encode is not None and current == "encode":
+            after = sum(expected.values()) - STAGE_SHARE["prepare"] - STAGE_SHARE["encode"]
+            to_finish = encode.n_units / speed * after / STAGE_SHARE["encode"]
             left = (encode.n_units - encode.n_units_done) / speed + to_finish
         else:
             left = (now - job.started_at).total_seconds() * (1 - fraction) / fraction
     return JobView(
-        id=job.id, model=model, source=source, state=job.state, stage=stages[-1].name if stages else STAGES[0],
+        id=job.id, model=model, source=source, state=job.state, stage=current,
         stages=stages, fraction=fraction, tokens_per_s=speed, seconds_left=left, error=job.error,
         created_at=job.created_at, started_at=job.started_at, finished_at=job.finished_at,
     )  # fmt: skip
@@ -353,6 +381,14 @@ def _stage(name: str, shards: list[Shard]) -> StageView:
         name, len(shards), sum(shard.state == "done" for shard in shards),
         sum(shard.n_units for shard in shards), sum(shard.n_done for shard in shards),
     )  # fmt: skip
+
+
+def _last(stages: Sequence[StageView]) -> str:
+    return stages[-1].name if stages else STAGES[0]
+
+
+def _has(stages: Sequence[StageView], name: str) -> bool:
+    return any(stage.name == name for stage in stages)
 
 
 def _fraction(stage: StageView) -> float:

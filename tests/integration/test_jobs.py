@@ -12,6 +12,7 @@ from backend.db import tables
 from backend.db.session import transaction
 from backend.names import FeatureRef
 from backend.services import catalog, features, jobs
+from tests import tiny
 from tests.site import Site
 from tests.site import site as site
 
@@ -48,7 +49,7 @@ def test_a_killed_worker_costs_time_and_nothing_else(site: Site) -> None:
     site.wake()
     view = site.wait(whole_id, is_done)
     stop(worker)
-    assert [stage.n_shards for stage in view.stages] == [1, 1, 1]
+    assert [stage.n_shards for stage in view.stages] == [1, 1, 1, 1]
     killed, whole = site.rows("1-killed"), site.rows("1-whole")
     assert len(whole) == 64
     assert sum(row[1] for row in whole) > 1000
@@ -56,6 +57,9 @@ def test_a_killed_worker_costs_time_and_nothing_else(site: Site) -> None:
     with transaction(site.sessions) as session:
         shown = features.get(session, FeatureRef("tiny-gpt2", "1-killed", whole[10][0]))
         assert shown.n_firings == whole[10][1]
+        killed_quality, whole_quality = (catalog.quality(session, "tiny-gpt2", f"1-{n}") for n in ("killed", "whole"))
+        assert killed_quality == whole_quality is not None
+        assert whole_quality.corpus.metrics["loss_sae"].value > 0
     assert not list((site.settings.data / "blobs" / "jobs").glob("*")), "postings are gone once used"
 
 
@@ -75,6 +79,20 @@ def test_cancelling_stops_the_worker_and_retrying_ends_with_dashboards(site: Sit
     site.wait(job_id, is_done)
     stop(worker)
     assert len(site.rows("1-cancelled")) == 64
+
+
+def test_quality_is_measured_beyond_the_trained_context_or_not_at_all(site: Site) -> None:
+    tiny.save_sae(site.folder / "sae" / "short", d_sae=64, metadata={"context_size": 8})
+    measured, left_out = site.add("short", n_documents=60), site.add("bare", n_documents=60, quality_tokens=0)
+    worker = site.start_worker()
+    for job_id in (measured, left_out):
+        site.wait(job_id, is_done)
+    stop(worker)
+    with transaction(site.sessions) as session:
+        found = catalog.quality(session, "tiny-gpt2", "1-short")
+        assert (found.corpus.context_size, found.longer.context_size) == (8, 32)
+        assert catalog.quality(session, "tiny-gpt2", "1-bare") is None
+        assert [stage.name for stage in jobs.get(session, left_out).stages] == ["prepare", "encode", "finish"]
 
 
 def test_a_lost_message_is_sent_again(site: Site) -> None:

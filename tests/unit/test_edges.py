@@ -46,6 +46,8 @@ def test_a_job_says_what_it_is_doing() -> None:
         "encoding, 3 of 7 shards, 12,346 tokens/s, 3 min 20 s left"
     )
     assert follow.sentence(job("running", StageView("finish", 1, 0, 2048, 512))) == "finishing, 512 of 2,048 features"
+    evaluate = StageView("evaluate", 1, 0, 4096, 1024)
+    assert follow.sentence(job("running", encode, evaluate)) == "evaluating, 1,024 of 4,096 tokens"
     assert follow.sentence(job("failed", encode, error="too short")) == "failed: too short"
     assert [follow.duration(s) for s in (5.2, 65, 7500)] == ["5 s", "1 min 5 s", "2 h 5 min"]
 

@@ -13,6 +13,7 @@ from tests import tiny
 from workers.compute import corpus as corpora
 from workers.compute import evaluation, language_model, quality, sae
 from workers.compute.encoder import Encoder
+from workers.compute.long_contexts import LongContexts
 
 CPU = torch.device("cpu")
 
@@ -26,7 +27,7 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> quality.Subject:
     return quality.Subject(model, language_model.resolve(model, dictionary.description.hook_point), Encoder(dictionary))
 
 
-def build(subject: quality.Subject, samples: tuple[evaluation.LongContexts, ...] = (), *, size: int = 8):
+def build(subject: quality.Subject, samples: tuple[LongContexts, ...] = (), *, size: int = 8):
     def hear(document: np.ndarray) -> None:
         for each in samples:
             each.add(document)
@@ -39,7 +40,7 @@ def build(subject: quality.Subject, samples: tuple[evaluation.LongContexts, ...]
         )  # fmt: skip
 
 
-def longer_samples(subject: quality.Subject) -> tuple[evaluation.LongContexts, ...]:
+def longer_samples(subject: quality.Subject) -> tuple[LongContexts, ...]:
     return evaluation.longer_samples(8, 8, subject.model.n_context, n_tokens=640, begin=0, seed=0)
 
 

@@ -73,6 +73,73 @@ def test_a_claim_taken_over_cannot_finish_or_fail(committed) -> None:
         assert jobs.finish_shard(session, second, n_units=1)
 
 
+@pytest.fixture
+def encoded(session: Session) -> int:
+    """A job prepared and encoded; finish and evaluate wait."""
+    made = hosted.host(session)
+    job_id = jobs.create(session, made.source_id, {})
+    jobs.finish_shard(session, claim(session), n_units=1)
+    jobs.plan_encoding(session, job_id, [(0, 32, 256)])
+    jobs.plan_evaluation(session, job_id, n_tokens=512)
+    jobs.finish_shard(session, claim(session), n_units=256)
+    jobs.plan_finish_if_encoded(session, job_id, n_features=6)
+    return job_id
+
+
+def test_dashboards_come_before_the_evaluation_which_is_there_for_idle_workers(session: Session, encoded: int) -> None:
+    assert jobs.get(session, encoded).stage == "finish"
+    assert [claim(session, "w1").stage, claim(session, "w2").stage] == ["finish", "evaluate"]
+    assert jobs.claim_next(session, worker="w3", lease_s=60, max_attempts=3) is None
+
+
+@pytest.mark.parametrize("is_evaluated_first", [True, False])
+def test_a_job_is_done_once_both_are(session: Session, encoded: int, is_evaluated_first: bool) -> None:
+    finish, evaluate = claim(session, "w1"), claim(session, "w2")
+    order = [evaluate, finish] if is_evaluated_first else [finish, evaluate]
+    for i, claimed in enumerate(order):
+        assert jobs.finish_shard(session, claimed, n_units=1)
+        assert jobs.settle(session, encoded) == (i == 1)
+        assert jobs.is_evaluated(session, encoded) == (i == 1 or is_evaluated_first)
+    view = jobs.get(session, encoded)
+    assert (view.state, view.fraction) == ("done", 1.0)
+    assert [stage.name for stage in view.stages] == list(jobs.STAGES)
+
+
+@pytest.mark.parametrize("is_evaluated_first", [True, False])
+def test_a_failed_evaluation_is_said_but_stops_nothing(
+    session: Session, encoded: int, is_evaluated_first: bool
+) -> None:
+    finish, evaluate = claim(session, "w1"), claim(session, "w2")
+    if is_evaluated_first:
+        jobs.fail(session, evaluate, "not finite.", is_final=True)
+        assert jobs.get(session, encoded).state == "running"
+    assert jobs.finish_shard(session, finish, n_units=6), "the dashboards are published"
+    jobs.settle(session, encoded)
+    if not is_evaluated_first:
+        jobs.fail(session, evaluate, "not finite.", is_final=True)
+    view = jobs.get(session, encoded)
+    assert view.state == "failed"
+    assert view.error is not None
+    assert view.error.startswith("the quality was not measured: not finite.")
+
+    jobs.retry(session, encoded)
+    again = claim(session)
+    assert again.stage == "evaluate"
+    assert jobs.finish_shard(session, again, n_units=1)
+    assert jobs.settle(session, encoded)
+    assert (jobs.get(session, encoded).state, jobs.get(session, encoded).error) == ("done", None)
+
+
+def test_an_evaluation_tried_too_often_is_given_up_and_the_next_shard_found(session: Session, encoded: int) -> None:
+    finish = claim(session)
+    for _ in range(3):
+        assert claim(session, lease_s=-1).stage == "evaluate"
+    assert jobs.claim_next(session, worker="w1", lease_s=60, max_attempts=3) is None
+    assert jobs.finish_shard(session, finish, n_units=6)
+    assert jobs.settle(session, encoded)
+    assert "started 3 times" in str(jobs.get(session, encoded).error)
+
+
 def test_a_source_computes_one_thing_at_a_time(session: Session) -> None:
     made = hosted.host(session)
     job_id = jobs.create(session, made.source_id, {})
