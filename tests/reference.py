@@ -149,3 +149,36 @@ def top_tokens(tops: list[tuple[int, float]]) -> list[int]:
     for token, value in tops:
         sums[token] = sums.get(token, 0.0) + value
     return sorted(sums, key=lambda token: (-sums[token], token))[:10]
+
+
+def packed_fields(numbers: list[int], width: int) -> bytes:
+    """One after the other, bits counted from the least significant of the first byte."""
+    return packed_bits("".join(format(number, f"0{width}b")[::-1] for number in numbers) if width else "")
+
+
+def packed_ascending(numbers: list[int], limit: int) -> tuple[bytes, bytes, int]:
+    """Upper bits, low fields and their width, as Elias and Fano split ascending numbers below `limit`."""
+    if not numbers:
+        return b"", b"", 0
+    width = math.floor(math.log2(limit // len(numbers)))
+    bits = ["0"] * (len(numbers) + (limit - 1 >> width))
+    for rank, number in enumerate(numbers):
+        bits[(number >> width) + rank] = "1"
+    low = [number - (number >> width << width) for number in numbers]
+    return packed_bits("".join(bits)), packed_fields(low, width), width
+
+
+def packed_bits(bits: str) -> bytes:
+    """`bits` in order, eight a byte, the first the least significant; the last byte filled up with zeros."""
+    return bytes(int(bits[at : at + 8][::-1], 2) for at in range(0, len(bits), 8))
+
+
+def bfloat16(value: float) -> float:
+    """The nearest number with 8 significant bits and fp32's exponents; ties to even, never infinity."""
+    if value == 0:
+        return 0.0
+    exponent = max(math.floor(math.log2(value)), -126)
+    if math.ldexp(1.0, exponent) > value and exponent > -126:
+        exponent -= 1
+    spacing = math.ldexp(1.0, exponent - 7)
+    return min(round(value / spacing) * spacing, math.ldexp(255.0, 120))
