@@ -33,6 +33,14 @@ class Settings(BaseSettings):
     blob_url: str = Field(
         "", description="fsspec URL of the store for big files, such as `s3://bucket/prefix`. Empty: `data`/blobs."
     )
+    cache_gb: float = Field(
+        10.0, ge=0, description="Gigabytes of copies below `data`/cache where the store is not a local folder."
+    )
+    keep_index_gb: float = Field(
+        1.0,
+        ge=0,
+        description="Activation indexes of up to so many gigabytes are kept with their dashboards; 0 keeps none unasked.",
+    )
     assets: Path = Field(
         REPOSITORY / "frontend" / "dist", description="Folder of the built browser assets (`make setup` builds them)."
     )

@@ -1,10 +1,12 @@
 """Blobs by key: weights, corpora, postings. A local folder by default, anything fsspec knows in production.
 
 A key is a relative path such as `corpora/ab12.npy`. Putting is atomic on a local folder (written beside, then renamed)
-and on object stores (an object appears when its upload completes). `local` gives a path to map into memory.
+and on object stores (an object appears when its upload completes). `local` gives a path to map into memory; a `Mirror`
+keeps such paths from one request to the next.
 """
 
 import contextlib
+import os
 import shutil
 import tempfile
 import uuid
@@ -58,6 +60,16 @@ class Store:
         """Whether there is such a blob."""
         return bool(self.files.exists(self._full(key)))
 
+    def keys(self, folder: str) -> list[str]:
+        """Keys of every blob below a key, sorted."""
+        root = self.root.lstrip("/") + "/"
+        return sorted(path.lstrip("/").removeprefix(root) for path in self.files.find(self._full(folder)))
+
+    def delete(self, key: str) -> None:
+        """Delete a blob; none there is no error."""
+        if self.files.exists(self._full(key)):
+            self.files.rm_file(self._full(key))
+
     def delete_folder(self, key: str) -> None:
         """Delete every blob below a key; nothing there is no error."""
         if self.files.exists(self._full(key)):
@@ -65,6 +77,57 @@ class Store:
 
     def _full(self, key: str) -> str:
         return f"{self.root}/{key}"
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """Blobs that never change, as files of this machine: the store's own, or copies of those used last."""
+
+    store: Store
+    folder: Path
+    """Where copies lie."""
+    max_bytes: int
+    """Of all copies; the one asked for is kept whatever its size."""
+
+    def path(self, key: str) -> Path:
+        """A file with the blob's bytes, to be opened at once; raises `FileNotFoundError`."""
+        if self.store.is_local:
+            path = Path(self.store.root) / key
+            if not path.is_file():
+                raise FileNotFoundError(key)
+            return path
+        path = self.folder / key
+        if path.is_file():
+            os.utime(path)
+        else:
+            self._fetch(key, path)
+        return path
+
+    def _fetch(self, key: str, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+        try:
+            with self.store.local(key) as fetched:
+                shutil.move(fetched, partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        self._make_room(path)
+
+    def _make_room(self, newest: Path) -> None:
+        """Delete the copies used longest ago; who has one mapped goes on reading it."""
+        copies = [(file.stat(), file) for file in self.folder.rglob("*") if file.is_file() and file != newest]
+        left = newest.stat().st_size + sum(found.st_size for found, _ in copies)
+        for found, file in sorted(copies, key=lambda each: each[0].st_mtime):
+            if left <= self.max_bytes:
+                break
+            file.unlink(missing_ok=True)
+            left -= found.st_size
+
+
+def mirror(settings: Settings) -> Mirror:
+    """The mirror of the store the settings name."""
+    return Mirror(store(settings), settings.data / "cache", round(settings.cache_gb * 1e9))
 
 
 def store(settings: Settings) -> Store:

@@ -150,6 +150,10 @@ class Revision(Base):
     """`backend/formats/quality.py` as JSON; NULL if it was not asked for, or not measured yet."""
     spec: Mapped[dict[str, Any]]
     """Options the numbers depend on: dtype, context size, seed, …"""
+    index_files: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    """Blobs of the activation index: {features: [{key, first}], tokens: [{key, first}]}, ascending; NULL: none is kept."""
+    index_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """Of all of them."""
     created_at: Mapped[datetime] = mapped_column(server_default=_now)
 
 

@@ -59,6 +59,8 @@ class SourceView:
     density_high: float = 0.0
     density_counts: tuple[int, ...] = ()
     computed_at: datetime | None = None
+    index_bytes: int | None = None
+    """Size of the activation index; None where none is kept."""
 
     @property
     def mean_l0(self) -> float:
@@ -263,7 +265,7 @@ _SOURCES = (
         Source.model_id.label("model"), Source.name, Source.set_name, Source.hook_point, Source.layer,
         Source.architecture, Source.d_in, Source.d_sae, Source.config, Source.created_at,
         Revision.id.label("revision_id"), Revision.n_alive, Revision.n_firings, Revision.density_histogram,
-        Revision.n_dense, Revision.activation_sum,
+        Revision.n_dense, Revision.activation_sum, Revision.index_bytes,
         Revision.created_at.label("computed_at"), Corpus.id.label("corpus_id"), Corpus.name.label("corpus"),
         Corpus.n_tokens.label("n_corpus_tokens"), Corpus.n_contexts.label("n_corpus_contexts"), Corpus.context_size,
         Corpus.vocabulary_id, Corpus.is_first_masked,
@@ -279,7 +281,7 @@ _REGISTERED = (
 )  # fmt: skip
 _COMPUTED = (
     "corpus", "n_corpus_tokens", "n_corpus_contexts", "context_size", "n_alive", "n_firings", "n_dense", "activation_sum",
-    "computed_at",
+    "computed_at", "index_bytes",
 )  # fmt: skip
 
 

@@ -381,7 +381,7 @@ def _example(
     index, top = int(examples.context[at]), int(values.argmax())
     return ExampleView(
         context=index,
-        tokens=_texts(contexts[index][n_hidden:], texts),
+        tokens=texts_of(contexts[index][n_hidden:], texts),
         positions=tuple(positions.tolist()),
         values=tuple(values.tolist()),
         max_value=float(values[top]),
@@ -389,15 +389,15 @@ def _example(
     )
 
 
-def _texts(ids: _Ids, texts: Sequence[str]) -> tuple[str, ...]:
+def texts_of(ids: _Ids, texts: Sequence[str]) -> tuple[str, ...]:
     """Token texts; a model's output may be padded to ids that its tokenizer does not have."""
     return tuple(texts[i] if i < len(texts) else f"<{i}>" for i in ids.tolist())
 
 
 def _logit_lens(lens: dashboards.LogitLens, texts: Sequence[str]) -> LogitLensView:
     return LogitLensView(
-        top=tuple(zip(_texts(lens.top_tokens, texts), lens.top_logits.tolist(), strict=True)),
-        bottom=tuple(zip(_texts(lens.bottom_tokens, texts), lens.bottom_logits.tolist(), strict=True)),
+        top=tuple(zip(texts_of(lens.top_tokens, texts), lens.top_logits.tolist(), strict=True)),
+        bottom=tuple(zip(texts_of(lens.bottom_tokens, texts), lens.bottom_logits.tolist(), strict=True)),
         histogram=_histogram(lens.histogram, lens.low, lens.high, is_log=False),
         moments=lens.moments,
     )

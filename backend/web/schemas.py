@@ -356,6 +356,8 @@ class SourceFacts(Answer):
     density_high: float
     density_counts: list[int]
     computed_at: datetime | None
+    index_bytes: int | None
+    """Size of the kept activation index."""
 
 
 class QualityMetric(Answer):

@@ -1,5 +1,6 @@
 """Small pieces at the edges: queue addresses, blobs, progress in words, names."""
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,6 +32,46 @@ def test_blobs_are_put_whole_and_read_by_path(tmp_path: Path, url: str) -> None:
     store.delete_folder("jobs/1")
     store.delete_folder("jobs/1")
     assert not store.exists("jobs/1/a")
+
+
+@pytest.mark.parametrize("url", ["", "memory://test-keys"])
+def test_blobs_are_listed_and_deleted_by_key(tmp_path: Path, url: str) -> None:
+    store = storage.store(Settings(data=tmp_path / "data", blob_url=url))
+    for key in ("indexes/3/7/b", "indexes/3/7/a", "indexes/30/1/a"):
+        file = tmp_path / "file"
+        file.write_bytes(b"bytes")
+        store.put(key, file)
+    assert store.keys("indexes/3") == ["indexes/3/7/a", "indexes/3/7/b"]
+    assert store.keys("indexes/4") == []
+    store.delete("indexes/3/7/a")
+    store.delete("indexes/3/7/a")
+    assert store.keys("indexes") == ["indexes/3/7/b", "indexes/30/1/a"]
+
+
+def test_a_mirror_of_a_folder_is_the_folder(tmp_path: Path) -> None:
+    mirror = storage.mirror(Settings(data=tmp_path / "data"))
+    (tmp_path / "file").write_bytes(b"bytes")
+    mirror.store.put("a/b", tmp_path / "file")
+    assert mirror.path("a/b") == tmp_path / "data" / "blobs" / "a" / "b"
+    with pytest.raises(FileNotFoundError):
+        mirror.path("a/c")
+
+
+def test_a_mirror_of_a_remote_store_keeps_what_was_used_last(tmp_path: Path) -> None:
+    mirror = storage.mirror(Settings(data=tmp_path / "data", blob_url="memory://test-mirror", cache_gb=25e-9))
+    for name in "abc":
+        (tmp_path / "file").write_bytes(name.encode() * 10)
+        mirror.store.put(f"x/{name}", tmp_path / "file")
+    assert mirror.path("x/a").read_bytes() == b"a" * 10
+    os.utime(mirror.path("x/b"), (1, 1))
+    os.utime(mirror.folder / "x" / "a", (2, 2))
+    assert mirror.path("x/b").stat().st_mtime > 2, "asked for again: used last"
+    assert mirror.path("x/c").read_bytes() == b"c" * 10
+    assert sorted(file.name for file in (mirror.folder / "x").iterdir()) == ["b", "c"]
+    assert mirror.path("x/a").read_bytes() == b"a" * 10, "fetched anew"
+    with pytest.raises(FileNotFoundError):
+        mirror.path("x/none")
+    assert not list(mirror.folder.rglob("*.partial"))
 
 
 def job(state: str = "running", *stages: StageView, **rest: object) -> JobView:
