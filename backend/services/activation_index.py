@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from backend import errors
 from backend.names import FeatureRef
-from backend.services import firings, kept_index
+from backend.services import catalog, firings, kept_index
 from backend.services.catalog import SourceView
 from backend.services.features import HistogramView
 from backend.services.kept_index import FeatureFacts, FiringView
@@ -131,6 +131,14 @@ class PairPage:
     n_total: int
     """Contexts, on all pages."""
     rows: tuple[FiringView, ...]
+
+
+def kept(session: Session, model: str, source: str) -> SourceView:
+    """A source that keeps an index; raises `NotFoundError` for any other."""
+    view = catalog.readable_source(session, model, source).view
+    if view.index_bytes is None:
+        raise kept_index.none_kept(model, source)
+    return view
 
 
 def activations(session: Session, mirror: Mirror, ref: FeatureRef, query: ActivationQuery) -> ActivationPage:

@@ -164,11 +164,16 @@ def opened(session: Session, mirror: Mirror, model: str, source: str) -> KeptInd
     query = select(Revision.index_files, Corpus.blob_key).join(Corpus, Corpus.id == Revision.corpus_id)
     row = session.execute(query.where(Revision.id == shown.revision_id)).one()
     if row.index_files is None:
-        raise errors.NotFoundError(
-            f"No activation index of '{model}/{source}' is kept.",
-            hint="Compute the source again with `eyepiece add … --keep-index`.",
-        )
+        raise none_kept(model, source)
     return KeptIndex(session, mirror, shown, row.index_files, row.blob_key)
+
+
+def none_kept(model: str, source: str) -> errors.NotFoundError:
+    """What is said of a source without an index."""
+    return errors.NotFoundError(
+        f"No activation index of '{model}/{source}' is kept.",
+        hint="Compute the source again with `eyepiece add … --keep-index`.",
+    )
 
 
 def _damaged(view: SourceView) -> errors.UnavailableError:

@@ -18,7 +18,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from backend import errors, logs
+from backend import errors, logs, storage
 from backend.db import session
 from backend.settings import Settings
 from backend.web import middleware, rendering
@@ -66,6 +66,7 @@ def _application(settings: Settings) -> FastAPI:
     app.state.settings, app.state.renderer = settings, renderer
     app.state.engine = session.create_engine(settings.database_url)
     app.state.sessions = session.session_factory(app.state.engine)
+    app.state.files = storage.mirror(settings)
     for kind in (errors.SiteError, HTTPException, RequestValidationError, OperationalError):
         app.add_exception_handler(kind, failures.respond)
     app.mount(rendering.STATIC_URL, _Assets(directory=settings.assets))

@@ -1,10 +1,12 @@
-"""What handlers are given: a database session that is committed before the response is sent."""
+"""What handlers are given: a database session that is committed before the response is sent, and files of the store."""
 
 from collections.abc import Iterator
 from typing import Annotated
 
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session
+
+from backend import storage
 
 
 def db_session(request: Request) -> Iterator[Session]:
@@ -16,3 +18,12 @@ def db_session(request: Request) -> Iterator[Session]:
 
 DbSession = Annotated[Session, Depends(db_session, scope="function")]
 """With FastAPI's default scope the response would leave before the commit."""
+
+
+def files(request: Request) -> storage.Mirror:
+    """Blobs of the store as local files."""
+    found: storage.Mirror = request.app.state.files
+    return found
+
+
+Files = Annotated[storage.Mirror, Depends(files)]

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, RootModel
 
-from backend.services import features, health
+from backend.services import activation_index, features, health
 
 Int32 = Annotated[int, Field(ge=0, le=2**31 - 1)]
 """An index or offset; strings of digits are read as numbers."""
@@ -432,6 +432,185 @@ class FeatureTable(Answer):
     """Features the filters leave, on all pages."""
     page: int
     per_page: int
+
+
+class IndexFacts(Answer):
+    """The activation index a source keeps."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "gpt2-small", "source": "6-res-jb", "n_features": 24576, "n_firings": 178412003,
+                    "n_bytes": 689201152, "bytes_per_firing": 3.86, "max_value_error": 0.00390625,
+                }
+            ]
+        }
+    )  # fmt: skip
+
+    model: str
+    source: str
+    n_features: int
+    n_firings: int
+    n_bytes: int
+    bytes_per_firing: float
+    max_value_error: float
+    """Largest relative error of its values, which are bfloat16."""
+
+
+class ActivationRange(BaseModel):
+    """Which firings of a feature: those from `low` to `high`, both included, strongest first."""
+
+    model_config = ConfigDict(frozen=True)
+
+    low: Limit = Field(None, description="Smallest activation.", examples=[2.5])
+    high: Limit = Field(None, description="Largest activation.", examples=[5])
+    page: Annotated[int, Field(ge=1, le=activation_index.MAX_PAGE)] = 1
+    per_page: Annotated[int, Field(ge=1, le=activation_index.MAX_PER_PAGE)] = 50
+
+
+class Firing(Answer):
+    """One firing in its context; `position` and `positions` are indexes into `tokens`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "context": 4711, "position": 2, "value": 4.875, "tokens": [" the", " second", " brigade", " before"],
+                    "positions": [1, 2], "values": [0.5, 4.875],
+                }
+            ]
+        }
+    )  # fmt: skip
+
+    context: int
+    """Index in the corpus."""
+    position: int
+    value: float
+    tokens: list[str]
+    positions: list[int]
+    """Where the feature fires in this context, ascending."""
+    values: list[float]
+
+
+class Quantile(Answer):
+    """The smallest activation that at least this share of the feature's firings does not exceed."""
+
+    share: float
+    value: float
+
+
+class Histogram(Answer):
+    """Counts of the values from each edge up to, but without, the next; the last bin holds its upper edge too."""
+
+    edges: list[float]
+    counts: list[int]
+
+
+class Firings(Answer):
+    """A page of a feature's firings."""
+
+    rows: list[Firing]
+    n_total: int
+    """Firings in the range, on all pages."""
+    page: int
+    per_page: int
+    histogram: Histogram
+    """Of all firings."""
+
+
+class CofiringRange(BaseModel):
+    """Which features that fire with one, and in which order."""
+
+    model_config = ConfigDict(frozen=True)
+
+    sort: activation_index.CofiringKey = "count"
+    min_count: Annotated[int, Field(ge=1, le=10**9)] = Field(
+        5, description="Tokens on which both were seen to fire, at least: chance makes rare pairs look strong."
+    )
+    page: Annotated[int, Field(ge=1, le=activation_index.MAX_PAGE)] = 1
+    per_page: Annotated[int, Field(ge=1, le=activation_index.MAX_PER_PAGE)] = 50
+
+
+class Cofiring(Answer):
+    """A feature B that fires with the feature A that was asked for."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "index": 20112, "n_firings": 5120, "count": 803, "share": 0.667, "other_share": 0.157, "lift": 391.2,
+                    "correlation": 0.322, "fires_on": [" battalion", " regiment"],
+                }
+            ]
+        }
+    )  # fmt: skip
+
+    index: int
+    n_firings: int
+    count: int
+    """Tokens on which both fire; scaled up where A's firings were sampled."""
+    share: float
+    """Of A's firings, those where B fires too."""
+    other_share: float
+    """Of B's firings, those where A fires too."""
+    lift: float
+    """P(A and B) / (P(A) P(B))."""
+    correlation: float | None
+    """Phi of the two indicators of firing; null where one of them fires on every token."""
+    fires_on: list[str]
+
+
+class Cofirings(Answer):
+    """A page of the features that fire with one."""
+
+    rows: list[Cofiring]
+    n_total: int
+    n_firings: int
+    """Of the feature asked for."""
+    n_looked_at: int
+    """Firings of it that were looked at, at equal distances; fewer than `n_firings` makes the counts estimates."""
+    page: int
+    per_page: int
+
+
+class PairRange(BaseModel):
+    """Contexts in which A fires with B (`together`) or without (`without`), on one token or in one context."""
+
+    model_config = ConfigDict(frozen=True)
+
+    where: Literal["together", "without"] = "together"
+    scope: Literal["token", "context"] = "token"
+    page: Annotated[int, Field(ge=1, le=activation_index.MAX_PAGE)] = 1
+    per_page: Annotated[int, Field(ge=1, le=activation_index.MAX_PER_PAGE)] = 50
+
+
+class PairContext(Firing):
+    """A context of A at its strongest firing of the kind asked for, and where B fires in it."""
+
+    other_positions: list[int]
+    other_values: list[float]
+
+
+class Pair(Answer):
+    """Two features of a source, and a page of contexts."""
+
+    rows: list[PairContext]
+    n_total: int
+    """Contexts, on all pages."""
+    page: int
+    per_page: int
+    n_firings: int
+    n_firings_other: int
+    n_tokens_both: int
+    n_contexts: int
+    n_contexts_other: int
+    n_contexts_both: int
+    lift: float | None
+    correlation: float | None
+    """Phi of the two indicators of firing."""
+    value_correlation: float | None
+    """Pearson's, of the activations on all tokens that count, zeros included."""
 
 
 class Stage(Answer):

@@ -21,7 +21,7 @@ from tests.database import sessions as sessions
 def app(database_url: str, sessions: sessionmaker[Session], tmp_path: Path) -> FastAPI:
     """Every request's transaction is inside the test's; no assets are built."""
     (tmp_path / "manifest.json").write_text("{}")
-    app = create_app(Settings(database_url=database_url, redis_url="", assets=tmp_path))
+    app = create_app(Settings(database_url=database_url, redis_url="", assets=tmp_path, data=tmp_path / "data"))
     app.state.sessions = sessions
     return app
 

@@ -13,6 +13,11 @@ ROUTES = {
     ("post", "/api/features-offset"): ["FeatureInList"],
     ("post", "/api/activation/get"): ["Activation"],
     ("get", "/api/features/{model}/{source}"): "FeatureTable",
+    ("get", "/api/index/{model}/{source}"): "IndexFacts",
+    ("get", "/api/index/{model}/{source}/{index}/activations"): "Firings",
+    ("get", "/api/index/{model}/{source}/{index}/quantiles"): ["Quantile"],
+    ("get", "/api/index/{model}/{source}/{index}/cofiring"): "Cofirings",
+    ("get", "/api/index/{model}/{source}/{index}/pair/{other}"): "Pair",
     ("post", "/api/model/list"): ["ModelInList"],
     ("get", "/api/source-set/{model}/{name}"): "SourceSetWithRelations",
     ("get", "/api/source/{model}/{source}"): "SourceFacts",
@@ -71,7 +76,7 @@ def test_answers_have_no_defaults():
 @pytest.mark.parametrize("route", ROUTES)
 def test_every_route_refuses_what_is_not_there_in_one_shape(api, route):
     verb, path = route
-    filled = re.sub(r"{(\w+)}", lambda match: "7" if match[1] in ("index", "job_id") else "none", path)
+    filled = re.sub(r"{(\w+)}", lambda match: "7" if match[1] in ("index", "other", "job_id") else "none", path)
     address = {"modelId": "none", "source": "none", "layer": "none", "index": 1}
     body = {**address, "feature": address, "customText": "x", "prompt": "x"} if verb == "post" else None
     response = api.request(verb, f"http://localhost{filled}", json=body)

@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from backend.web import schemas
-from backend.web.api import catalog, features, health, jobs, live
+from backend.web.api import activation_index, catalog, features, health, jobs, live
 
 router = APIRouter(
     prefix="/api",
@@ -11,6 +11,7 @@ router = APIRouter(
     responses={"4XX": {"model": schemas.Error, "description": "What is wrong with the request, or not hosted here."}},
 )
 router.include_router(features.router)
+router.include_router(activation_index.router)
 router.include_router(catalog.router)
 router.include_router(jobs.router)
 router.include_router(live.router)
