@@ -68,9 +68,7 @@ def list_cofiring(
     index: schemas.Int32,
     asked: Annotated[schemas.CofiringRange, Query()],
 ) -> Response:
-    """A page of the features that fire on the same tokens as a feature. Of one that fires on more than 8,192 tokens,
-    so many of them are looked at.
-    """
+    """A page of the features that fire on the same tokens as a feature; counts are estimates beyond 8,192 firings."""
     query = CofiringQuery(**asked.model_dump())
     found = activation_index.cofiring(session, files, FeatureRef(model, source, index), query)
     facts = {"n_firings": found.feature.n_firings, "n_looked_at": found.n_looked_at}
