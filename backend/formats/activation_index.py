@@ -153,7 +153,7 @@ class FeaturesFile:
 
 def read_features(path: Path) -> FeaturesFile:
     """Map a features file; raises `ValueError` if it is not one or its directory is damaged."""
-    data: Bytes = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
+    data: Bytes = np.memmap(path, np.uint8, "r").view(np.ndarray) if path.stat().st_size else np.zeros(0, np.uint8)
     end = data.size - _FOOTER.size
     if end < len(MAGIC) or data[: len(MAGIC)].tobytes() != MAGIC:
         raise ValueError(f"{path.name} is not a features file")

@@ -76,7 +76,12 @@ def read(path: Path, *, is_checked: bool = True) -> ArrayFile:
         if start + entry["at"] + dtype.itemsize * int(np.prod(shape)) > size:
             raise ValueError(f"{path.name} is cut short")
         is_empty = int(np.prod(shape)) == 0
-        array = np.empty(shape, dtype) if is_empty else np.memmap(path, dtype, "r", start + entry["at"], shape)
+        # plain arrays: indexing a memmap costs several times as much
+        array = (
+            np.empty(shape, dtype)
+            if is_empty
+            else np.memmap(path, dtype, "r", start + entry["at"], shape).view(np.ndarray)
+        )
         if is_checked and zlib.crc32(_bytes(array)) != entry["crc32"]:
             raise ValueError(f"{path.name} fails its checksum at '{name}'")
         arrays[name] = array

@@ -98,12 +98,16 @@ class CofiringPage:
     rows: tuple[CofiringRow, ...]
 
 
+Where = Literal["together", "without"]
+Scope = Literal["token", "context"]
+
+
 @dataclass(frozen=True, slots=True)
 class PairQuery:
     """Contexts in which A fires with or without B, by A's largest such firing."""
 
-    where: Literal["together", "without"] = "together"
-    scope: Literal["token", "context"] = "token"
+    where: Where = "together"
+    scope: Scope = "token"
     """What B has to fire on: the same token, or any token of the context."""
     page: int = 1
     per_page: int = 50

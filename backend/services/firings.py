@@ -1,7 +1,7 @@
 """Arithmetic over the firings of one feature or two, as the kept index gives them: in order of token, values as steps."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from backend.formats.activation_index import Firings, value_of
 from backend.services.features import HistogramView
 
 N_BINS = 40
+_SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
 
 Mask = NDArray[np.bool_]
 Numbers = NDArray[np.int64]
@@ -73,11 +74,11 @@ def best_of_contexts(firings: Firings, context: Numbers, chosen: Numbers) -> Num
     """Of the chosen firings the strongest of each context, strongest first; ties to the earlier."""
     if not chosen.size:
         return chosen
-    step = firings.step[chosen].astype(np.int64)
-    order = np.lexsort((chosen, -step, context[chosen]))
-    is_first = np.diff(context[chosen][order], prepend=-1) > 0
-    best = order[is_first]
-    return chosen[best[np.argsort(-step[best], kind="stable")]]
+    starts = np.flatnonzero(np.diff(context[chosen], prepend=-1))
+    # one number that orders by step, then by place, the earlier first
+    key = (firings.step[chosen].astype(np.int64) << 40) - chosen
+    best = np.sort(np.maximum.reduceat(key, starts))[::-1]
+    return -best & ((1 << 40) - 1)
 
 
 def in_context(
@@ -91,10 +92,14 @@ def in_context(
 
 def is_in(one: Numbers, other: Numbers) -> Mask:
     """Which of ascending numbers are among other ascending ones."""
-    if not other.size:
-        return np.zeros(one.size, np.bool_)
-    found: Mask = other[np.minimum(np.searchsorted(other, one), other.size - 1)] == one
-    return found
+    if one.size <= other.size:
+        if not one.size:
+            return np.zeros(0, np.bool_)
+        found: Mask = other[np.minimum(np.searchsorted(other, one), other.size - 1)] == one
+        return found
+    # the fewer are looked for among the more: each covers a run of equal ones
+    start, stop = (np.bincount(np.searchsorted(one, other, side), minlength=one.size + 1) for side in _SIDES)
+    return np.cumsum(start - stop)[: one.size] > 0
 
 
 def phi(both: Any, one: Any, other: Any) -> Any:

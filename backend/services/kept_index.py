@@ -4,11 +4,12 @@ A revision names its index's files; they are read through a mirror of the store.
 itself, so any of them can be shown, not only those that examples show.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ from backend.services.catalog import SourceView
 from backend.services.features import ExampleView, texts_of
 from backend.services.firings import Numbers, in_context
 from backend.storage import Mirror
+
+F = TypeVar("F")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +147,7 @@ class KeptIndex:
     @cached_property
     def _features(self) -> list[files.FeaturesFile]:
         try:
-            return [files.read_features(self._path(each["key"])) for each in self.names["features"]]
+            return [_opened.get(self._path(each["key"]), files.read_features) for each in self.names["features"]]
         except ValueError as error:
             raise _damaged(self.view) from error
 
@@ -182,12 +185,42 @@ def _damaged(view: SourceView) -> errors.UnavailableError:
     )
 
 
-@lru_cache(maxsize=4096)
-def _check_tokens(path: Path) -> None:
-    """Once in a process: the whole file is read."""
-    files.read_tokens(path, is_checked=True)
+class _Opened:
+    """Files that stay mapped from one question to the next; a file that is gone or another is let go."""
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+        self._files: dict[Path, tuple[tuple[int, ...], Any]] = {}
+        self._lock = Lock()
+
+    def get(self, path: Path, read: Callable[[Path], F]) -> F:
+        with self._lock:
+            for known, (identity, _) in list(self._files.items()):
+                if _identity(known) != identity:
+                    del self._files[known]
+            if path in self._files:
+                found: F = self._files[path][1]
+                return found
+        identity, file = _identity(path), read(path)
+        with self._lock:
+            while len(self._files) >= self._n:
+                del self._files[next(iter(self._files))]
+            self._files[path] = (identity, file)
+        return file
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """Tells a file from another of that name; empty where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+_opened = _Opened(256)
 
 
 def _tokens_file(path: Path) -> files.TokensFile:
-    _check_tokens(path)
-    return files.read_tokens(path)
+    """The whole file is read once, for its checksums."""
+    return _opened.get(path, lambda path: files.read_tokens(path, is_checked=True))

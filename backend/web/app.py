@@ -23,7 +23,7 @@ from backend.db import session
 from backend.settings import Settings
 from backend.web import middleware, rendering
 from backend.web.api import routes
-from backend.web.pages import failures, features, home, jobs, models, sources
+from backend.web.pages import activations, failures, features, home, jobs, models, sources
 
 GZIP_LEVEL = 6
 FOR_EVER = "public, max-age=31536000, immutable"
@@ -73,7 +73,7 @@ def _application(settings: Settings) -> FastAPI:
     # The API and jobs come first: a model's page would match their paths.
     app.include_router(routes.router)
     app.include_router(failures.router)
-    for router in (home.router, jobs.router, features.router, sources.router, models.router):
+    for router in (home.router, jobs.router, features.router, activations.router, sources.router, models.router):
         app.include_router(router)
     return app
 

@@ -7,7 +7,7 @@ Every bar says its range and count in a `<title>`; the whole chart says its gist
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from markupsafe import Markup
@@ -75,6 +75,24 @@ def activations(histogram: HistogramView, maximum: float, *, is_log: bool) -> Ma
         "firings" if is_log else "firings, log scale",
     )
     return _plot(bars, ticks, words, is_log=not is_log, strip=_shade_strip(axis, maximum))
+
+
+def firings(histogram: HistogramView, maximum: float, is_chosen: Sequence[bool], hrefs: Sequence[str]) -> Markup:
+    """Firings by activation, as the kept index bins them; a bar leads to its firings, bars not chosen are faded."""
+    edges = histogram.edges
+    axis = Axis(edges[0], edges[-1], is_log=edges[0] > 0)
+    bars = [
+        replace(bar, href=href, kind="activation" if chosen else "faded")
+        for bar, chosen, href in zip(_bars(histogram, axis, "firing", _plainly), is_chosen, hrefs, strict=True)
+    ]
+    ticks = [(axis.at(v), _short(v)) for v in (_log_ticks(*_ends(axis)) if axis.is_log else _ticks(*_ends(axis)))]
+    words = Words(
+        f"Histogram of {numerals.count(sum(histogram.counts))} firings by activation, "
+        f"from {_short(edges[0])} to {_short(edges[-1])}.",
+        "activation, log scale" if axis.is_log else "activation",
+        "firings",
+    )
+    return _plot(bars, ticks, words, is_log=False, strip=_shade_strip(axis, maximum))
 
 
 def logits(histogram: HistogramView) -> Markup:
@@ -170,6 +188,10 @@ def _bars(histogram: HistogramView, axis: Axis, what: str, kind: Callable[[float
         title = f"{short(low)} to {short(high)}: {_of(n, what)}"
         bars.append(Bar(axis.at(low), axis.at(high) if high > low else 1.0, n, title, kind(low, high)))
     return bars
+
+
+def _plainly(low: float, high: float) -> BarKind:
+    return "plain"
 
 
 def _shade_strip(axis: Axis, maximum: float) -> Markup:

@@ -6,7 +6,7 @@ Owns the shades: ten equal steps of (0, the feature's maximum], so that an inter
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -17,6 +17,7 @@ from backend.web import numerals, token_text
 N_SHADES = 10
 BEFORE_CHARACTERS, AFTER_CHARACTERS = 130, 110
 """What a line keeps on either side; the widest layout shows about 90 and 80."""
+_NONE: Mapping[int, float] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +43,28 @@ def shade(value: float, maximum: float) -> int:
     return min(N_SHADES, max(1, math.ceil(N_SHADES * value / maximum)))
 
 
-def line(example: ExampleView, maximum: float) -> Line:
-    """The example shaded against the feature's `maximum`."""
+def line(example: ExampleView, maximum: float, *, at: int | None = None, other: Mapping[int, float] = _NONE) -> Line:
+    """The example shaded against the feature's `maximum`.
+
+    Args:
+        example: A context.
+        maximum: The feature's largest activation.
+        at: Where the firing in the middle stands; the strongest one by default.
+        other: Activations of another feature by position; where it fires is underlined.
+    """
     values = dict(zip(example.positions, example.values, strict=True))
-    hit, n = example.max_position, len(example.tokens)
+    hit, n = example.max_position if at is None else at, len(example.tokens)
     first = _reach(example.tokens, range(hit - 1, -1, -1), BEFORE_CHARACTERS, hit)
     last = _reach(example.tokens, range(hit, n), AFTER_CHARACTERS, hit) + 1
 
     def text(start: int, stop: int, write: Callable[[str], Markup]) -> Markup:
-        return _shaded(example.tokens, values, (start, stop), maximum, write)
+        return _shaded(example.tokens, values, (start, stop), maximum, write, other)
 
     return Line(
         before=text(first, hit, token_text.inline),
         after=text(hit, last, token_text.inline),
         full=text(0, n, token_text.flowing),
-        value=numerals.fixed(example.max_value, numerals.decimals_for(maximum)),
+        value=numerals.fixed(values[hit], numerals.decimals_for(maximum)),
         context=example.context,
         n_firings=len(example.positions),
     )
@@ -79,21 +87,29 @@ def _shaded(
     bounds: tuple[int, int],
     maximum: float,
     write: Callable[[str], Markup],
+    other: Mapping[int, float],
 ) -> Markup:
     parts: list[Markup] = []
     run: list[str] = []
     for position in range(*bounds):
         value = values.get(position)
-        if value is None:
+        if value is None and position not in other:
             run.append(tokens[position])
             continue
-        parts += [write("".join(run)), _mark(tokens[position], value, maximum, write)]
+        token = tokens[position]
+        shown = _text(token, write) if value is None else _mark(token, value, maximum, write)
+        if position in other:
+            shown = Markup("<u>{}</u>").format(shown)
+        parts += [write("".join(run)), shown]
         run = []
     return Markup("").join([*parts, write("".join(run))])
 
 
 def _mark(token: str, value: float, maximum: float, write: Callable[[str], Markup]) -> Markup:
-    text = write(token) or token_text.isolated(token)
     return Markup('<mark class="a{}" title="{}">{}</mark>').format(
-        shade(value, maximum), numerals.fixed(value, numerals.decimals_for(maximum) + 1), text
+        shade(value, maximum), numerals.fixed(value, numerals.decimals_for(maximum) + 1), _text(token, write)
     )
+
+
+def _text(token: str, write: Callable[[str], Markup]) -> Markup:
+    return write(token) or token_text.isolated(token)

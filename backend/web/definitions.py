@@ -136,6 +136,45 @@ NUMBERS = (
         "Sum of a token's activations, on average.",
         ("Activations are scaled by ‖W_dec‖, as everywhere; SAELens leaves them as the source computes them.",),
     ),
+    Definition(
+        "kept-index",
+        "activation index",
+        "Every firing of every feature, kept beside the dashboards, so that any of them can be looked up.",
+        (
+            "Its values are rounded to 8 significant bits (bfloat16), so they are within 0.4% of the exact ones that a "
+            "feature's examples show. It is kept if it is small enough or was asked for.",
+        ),
+    ),
+    Definition(
+        "quantile",
+        "quantiles",
+        "The smallest activation that at least so many of the feature's firings do not exceed; zeros are left out.",
+    ),
+    Definition(
+        "together",
+        "both",
+        "Tokens on which both features fire.",
+        (
+            "Of a feature that fires on more than 8,192 tokens, so many are looked at, at equal distances, and counts "
+            "are scaled up; the page says so.",
+        ),
+    ),
+    Definition(
+        "lift",
+        "lift",
+        "How many times as often the two fire on the same token as they would by chance: P(A and B) / (P(A) P(B)).",
+    ),
+    Definition(
+        "correlation",
+        "correlation",
+        "Pearson's correlation of whether the two features fire (phi), over all tokens that count.",
+        ("From -1 to 1; 0 where they are independent. Undefined for a feature that fires on every token.",),
+    ),
+    Definition(
+        "value-correlation",
+        "correlation of values",
+        "Pearson's correlation of the two activations over all tokens that count, zero where a feature does not fire.",
+    ),
     Definition("dead", "dead", "Features that never fired on the corpus."),
     Definition(
         "dense",

@@ -25,6 +25,14 @@ def short_count(n: int) -> str:
     return str(n)
 
 
+def size(n_bytes: int) -> str:
+    """`734003200` → `734 MB`; powers of ten, three digits at most."""
+    for unit_bytes, unit in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if n_bytes >= 0.9995 * unit_bytes:
+            return f"{significant(n_bytes / unit_bytes)} {unit}"
+    return f"{n_bytes} bytes"
+
+
 def percent(fraction: float, *, digits: int = 2) -> str:
     """`0.00213` → `0.21%`, with so many significant digits and never in powers of ten."""
     if fraction == 0:

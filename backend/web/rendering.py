@@ -40,6 +40,7 @@ class Renderer:
         self._environment.filters.update(
             count=numerals.count,
             short_count=numerals.short_count,
+            size=numerals.size,
             percent=numerals.percent,
             exact_percent=numerals.exact_percent,
             fixed=numerals.fixed,

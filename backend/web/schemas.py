@@ -579,8 +579,8 @@ class PairRange(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    where: Literal["together", "without"] = "together"
-    scope: Literal["token", "context"] = "token"
+    where: activation_index.Where = "together"
+    scope: activation_index.Scope = "token"
     page: Annotated[int, Field(ge=1, le=activation_index.MAX_PAGE)] = 1
     per_page: Annotated[int, Field(ge=1, le=activation_index.MAX_PER_PAGE)] = 50
 

@@ -8,13 +8,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from backend.services.features import FeatureQuery
+from backend.services.activation_index import (
+    ActivationPage,
+    ActivationQuery,
+    CofiringPage,
+    CofiringQuery,
+    PairPage,
+    PairQuery,
+)
+from backend.services.features import FeatureQuery, HistogramView
 from backend.settings import Settings
 from backend.web import definitions
-from backend.web.pages import failures, features, home, jobs, models, sources
+from backend.web.pages import activations, failures, features, home, jobs, models, sources
 from backend.web.rendering import Renderer
 from tests.pages import samples
 
+RANGE = ActivationQuery(low=2.5, high=5.0, page=2)
 FILTERED = FeatureQuery(sort="density", is_descending=True, min_density=0.0001, max_density=0.01, token=' "x')
 
 
@@ -29,6 +38,16 @@ def pages() -> dict[str, tuple[str, Any]]:
         "feature": ("pages/feature.html", features.context(samples.feature())),
         "dead": ("pages/feature.html", features.context(samples.dead_feature())),
         "no-lens": ("pages/feature.html", features.context(samples.feature(logit_lens=None, neighbours=()))),
+        "activations": ("pages/activations.html", activations.activations_context(samples.activations())),
+        "range": ("pages/activations.html", activations.activations_context(samples.activations(RANGE, n_total=320))),
+        "empty-range": ("pages/activations.html", activations.activations_context(_nothing(RANGE))),
+        "dead-activations": ("pages/activations.html", activations.activations_context(_nothing(is_dead=True))),
+        "cofiring": ("pages/cofiring.html", activations.cofiring_context(samples.cofiring())),
+        "sampled": ("pages/cofiring.html", activations.cofiring_context(_sampled())),
+        "none-cofiring": ("pages/cofiring.html", activations.cofiring_context(samples.cofiring(n_total=0, rows=()))),
+        "pair": ("pages/pair.html", activations.pair_context(samples.pair())),
+        "no-pair": ("pages/pair.html", activations.pair_context(_no_pair())),
+        "no-index": ("pages/source.html", _source(every, n_total=120, index_bytes=None)),
         "source": ("pages/source.html", sources.context(samples.source(), None, FILTERED, samples.page(FILTERED))),
         "quality": (
             "pages/source.html",
@@ -57,9 +76,27 @@ def pages() -> dict[str, tuple[str, Any]]:
     return found
 
 
-def _source(query: FeatureQuery, *, n_total: int) -> sources.SourceContext:
+def _source(query: FeatureQuery, *, n_total: int, **changes: object) -> sources.SourceContext:
     page = samples.page(query, n_total=n_total)
-    return sources.context(samples.source(), None, query, page)
+    return sources.context(samples.source(**changes), None, query, page)
+
+
+def _nothing(query: ActivationQuery = ActivationQuery(), *, is_dead: bool = False) -> ActivationPage:  # noqa: B008 - frozen
+    """No firing in the range; a dead feature has none at all."""
+    if not is_dead:
+        return samples.activations(query, n_total=0, rows=())
+    dead, none = samples.facts(n_firings=0, max_value=0.0, fires_on=()), HistogramView((), ())
+    return samples.activations(query, feature=dead, n_total=0, rows=(), histogram=none, bin_ends=(), quantiles=())
+
+
+def _sampled() -> CofiringPage:
+    query = CofiringQuery(sort="lift", min_count=2, page=3)
+    return samples.cofiring(query, feature=samples.facts(n_firings=40_312), n_looked_at=8_192)
+
+
+def _no_pair() -> PairPage:
+    query = PairQuery("without", "context")
+    return samples.pair(query, n_total=0, rows=(), lift=None, correlation=None, value_correlation=None)
 
 
 def main(folder: Path) -> None:

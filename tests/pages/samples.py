@@ -8,12 +8,23 @@ import json
 import math
 from datetime import UTC, datetime
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from backend.formats.dashboards import Moments
 from backend.formats.quality import Evaluation, Metric, Quality
+from backend.services.activation_index import (
+    QUANTILES,
+    ActivationPage,
+    ActivationQuery,
+    CofiringPage,
+    CofiringQuery,
+    CofiringRow,
+    PairPage,
+    PairQuery,
+)
 from backend.services.catalog import ModelView, SourceView
 from backend.services.features import (
     ExampleView,
@@ -27,6 +38,7 @@ from backend.services.features import (
     NeighbourView,
 )
 from backend.services.jobs import JobView, StageView
+from backend.services.kept_index import FeatureFacts, FiringView
 
 GENUINE = Path(__file__).resolve().parents[3] / "shared/data/dashboards/saedashboard-gpt2-small-0-res-jb/batch-0.json"
 AT = datetime(2025, 11, 21, 3, 28, tzinfo=UTC)
@@ -69,6 +81,7 @@ def source(**changes: object) -> SourceView:
         "density_high": -0.5,
         "density_counts": tuple(int(c) for c in counts),
         "computed_at": AT,
+        "index_bytes": 159_321_500,
     }
     return SourceView(**(facts | changes))
 
@@ -254,6 +267,66 @@ def page(query: FeatureQuery = FeatureQuery(), *, n_total: int = 23_911) -> Feat
         for i in range(max(0, min(query.per_page, n_total - query.per_page * (query.page - 1))))
     )  # fmt: skip
     return FeaturePage(rows, n_total, query)
+
+
+def facts(index: int = 12_345, **changes: object) -> FeatureFacts:
+    """A feature as tables name it."""
+    fires_on = (" brigade", " Brigade", " battalion", "\n", "<b>", " ")
+    given = {"index": index, "n_firings": 1204, "density": 1204 / 635_000, "max_value": 14.2134, "fires_on": fires_on}
+    return FeatureFacts(**(given | changes))
+
+
+def activations(query: ActivationQuery = ActivationQuery(), **changes: object) -> ActivationPage:  # noqa: B008 - frozen
+    """Fifty firings, and what lies around them."""
+    views = [example(i, peak=14.0 - i / 6, which=i) for i in range(50)]
+    edges = np.geomspace(0.0213, 14.2134, 41).tolist()
+    counts = tuple(int(60 * math.exp(-((i - 27) ** 2) / 90)) for i in range(40))
+    given = {
+        "source": source(),
+        "feature": facts(),
+        "query": query,
+        "n_total": 1204,
+        "rows": tuple(FiringView(e.context, e.max_position, e.max_value, e) for e in views),
+        "histogram": HistogramView(tuple(edges), counts),
+        "bin_ends": tuple((low, high * 0.999) for low, high in pairwise(edges)),
+        "quantiles": tuple(zip(QUANTILES, (0.0381, 0.119, 0.93, 2.31, 4.02, 8.5, 12.1), strict=True)),
+    }
+    return ActivationPage(**(given | changes))
+
+
+def cofiring(query: CofiringQuery = CofiringQuery(), **changes: object) -> CofiringPage:  # noqa: B008 - frozen
+    """Fifty features, one of them on every token."""
+    rows = tuple(
+        CofiringRow(facts(300 + 7 * i), 1204 - 20 * i, 1 - i / 60, 0.9 / (i + 1), 412.0 / (i + 1), 0.6 / (i + 1))
+        for i in range(50)
+    )
+    rows = (CofiringRow(facts(9, n_firings=635_000), 1204, 1.0, 0.0019, 1.0, None), *rows[1:])
+    given = {
+        "source": source(), "feature": facts(), "query": query, "n_total": 733, "n_looked_at": 1204, "rows": rows,
+    }  # fmt: skip
+    return CofiringPage(**(given | changes))
+
+
+def pair(query: PairQuery = PairQuery(), **changes: object) -> PairPage:  # noqa: B008 - frozen
+    """Twenty contexts; the other feature fires beside the first, on it, or not at all."""
+    views = [example(i, peak=14.0 - i / 3, which=i) for i in range(20)]
+    rows = tuple(
+        FiringView(
+            e.context,
+            e.max_position,
+            e.max_value,
+            e,
+            (e.max_position - 4, e.max_position)[: i % 3],
+            (1.5, 2.0)[: i % 3],
+        )
+        for i, e in enumerate(views)
+    )
+    given = {
+        "source": source(), "feature": facts(), "other": facts(20_112, n_firings=5120), "query": query,
+        "n_tokens_both": 803, "n_contexts": 998, "n_contexts_other": 2031, "n_contexts_both": 940, "lift": 82.7,
+        "correlation": 0.3216, "value_correlation": 0.2871, "n_total": 801, "rows": rows,
+    }  # fmt: skip
+    return PairPage(**(given | changes))
 
 
 def job(**changes: object) -> JobView:
