@@ -60,6 +60,10 @@ class Store:
         """Whether there is such a blob."""
         return bool(self.files.exists(self._full(key)))
 
+    def size(self, key: str) -> int:
+        """Bytes of a blob; raises `FileNotFoundError`."""
+        return int(self.files.size(self._full(key)))
+
     def keys(self, folder: str) -> list[str]:
         """Keys of every blob below a key, sorted."""
         root = self.root.lstrip("/") + "/"

@@ -1,6 +1,7 @@
 """Postings made of nothing but numbers, for tests of what is done with them."""
 
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ def write(
         blocks = [postings.of(low, middle), postings.of(middle, high)]
         packed = [index_packing.pack_features(b, context_size=context_size, n_tokens=n_tokens) for b in blocks]
         names["features"].append(f"{low}.features")
-        files.write_features(folder / f"{low}.features", packed, first=low, n_tokens=n_tokens)
+        write_features(folder / f"{low}.features", packed, first=low, n_tokens=n_tokens)
     for low, high in itertools.pairwise(shards):
         part = contexts(postings, low, high)
         tokens = index_packing.pack_tokens(part, first_context=low, n_contexts=high - low, context_size=context_size)
@@ -59,6 +60,14 @@ def write(
             folder / f"{low}.tokens", tokens, first_token=low * context_size, n_features=postings.n_features
         )
     return names
+
+
+def write_features(path: Path, blocks: Iterable[files.PackedFeatures], *, first: int, n_tokens: int) -> int:
+    """Bytes written."""
+    with files.FeaturesWriter(path, first=first, n_tokens=n_tokens) as writer:
+        for block in blocks:
+            writer.add(block)
+    return writer.n_bytes
 
 
 def contexts(postings: Postings, low: int, high: int) -> Postings:

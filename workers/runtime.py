@@ -54,6 +54,8 @@ class Spec:
     seed: int = 0
     quality_tokens: int = 65_536
     """Tokens the source's quality is measured on; 0: it is not."""
+    keep_index: bool | None = None
+    """Keep the activation index; None: if it is small enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,11 +225,16 @@ def n_evaluated(rows: corpora.Corpus, longer: NDArray[np.integer] | None, spec: 
 
 
 def finish(
-    loaded: Loaded, parts: list[activation_index.Postings], rows: corpora.Corpus, *, seed: int
+    loaded: Loaded,
+    parts: list[activation_index.Postings],
+    rows: corpora.Corpus,
+    *,
+    seed: int,
+    on_postings: Callable[[activation_index.Postings], None] = lambda block: None,
 ) -> Iterator[list[Dashboard]]:
-    """Every feature's dashboard, block by block, from the postings of all shards in order."""
+    """Every feature's dashboard, block by block, from the postings of all shards in order; `on_postings` hears each."""
     inputs = dashboards.FinishInputs(loaded.sae.directions(), loaded.sae.decoder_norm, _lens(loaded), seed=seed)
-    return dashboards.finish(inputs, parts, rows)
+    return dashboards.finish(inputs, parts, rows, on_postings=on_postings)
 
 
 def _lens(loaded: Loaded) -> torch.Tensor | None:

@@ -24,8 +24,9 @@ from backend.db import tables
 from backend.db.session import transaction
 from backend.formats import quality
 from backend.services import ingest, jobs
+from backend.services import kept_index as kept
 from backend.settings import Settings
-from workers import runtime
+from workers import kept_index, runtime
 from workers.compute import activation_index, merge
 from workers.compute import corpus as corpora
 
@@ -100,6 +101,7 @@ class Worker:
     def _prepare(self, claimed: jobs.Claim, lease: "Lease") -> None:
         with transaction(self.sessions) as session:
             ended = jobs.earlier_jobs(session, claimed)
+            kept.sweep(session, self.blobs, claimed.source_id)
         for job_id in ended:
             self.blobs.delete_folder(f"jobs/{job_id}")
         loaded, spec = self._load(claimed)
@@ -140,7 +142,7 @@ class Worker:
     def _encode(self, claimed: jobs.Claim, lease: "Lease") -> None:
         clock = runtime.Stopwatch()
         with clock.stage("load"):
-            loaded, _ = self._load(claimed)
+            loaded, spec = self._load(claimed)
         with self._corpus(claimed) as (rows, _), clock.stage("encode"):
             parts = list(
                 runtime.encode(
@@ -152,7 +154,12 @@ class Worker:
         with clock.stage("write"), self._scratch("shard.postings") as path:
             postings.write(path, {"job_id": claimed.job_id, "first_context": claimed.first_context})
             self.blobs.put(key, path)
-        n_tokens = claimed.n_contexts * rows.rows.shape[1]
+        context_size = rows.rows.shape[1]
+        if kept_index.may_be_kept(self.settings, spec.keep_index):
+            with clock.stage("index"), self._scratch("shard.tokens") as path:
+                tokens_key = kept_index.tokens_key(claimed.source_id, key)
+                kept_index.put_tokens(self.blobs, tokens_key, path, postings, context_size=context_size)
+        n_tokens = claimed.n_contexts * context_size
         with transaction(self.sessions) as session:
             if jobs.finish_shard(session, claimed, n_units=n_tokens, blob_key=key, seconds=clock.report()):
                 jobs.plan_finish_if_encoded(session, claimed.job_id, n_features=loaded.sae.d_sae)
@@ -174,12 +181,23 @@ class Worker:
                 n_features=n_features, spec=asdict(spec) | {"batch_contexts": activation_index.BATCH_CONTEXTS},
             )  # fmt: skip
             shown = []
-            for block in runtime.finish(loaded, parts, rows, seed=spec.seed):
-                ingest.copy_dashboards(
-                    session, revision_id, block, n_tokens=corpus.n_tokens, vocabulary=loaded.vocabulary
-                )
-                shown += [d.examples.context for d in block]
-                lease.add(len(block))
+            n_firings = sum(int(part.offset[-1]) for part in parts)
+            is_kept = kept_index.is_kept(self.settings, spec.keep_index, n_firings)
+            index_path = stack.enter_context(self._scratch("range.features")) if is_kept else None
+            with kept_index.features_file(
+                index_path, first=0, context_size=corpus.context_size, n_contexts=corpus.n_contexts
+            ) as add_postings:
+                for block in runtime.finish(loaded, parts, rows, seed=spec.seed, on_postings=add_postings):
+                    ingest.copy_dashboards(
+                        session, revision_id, block, n_tokens=corpus.n_tokens, vocabulary=loaded.vocabulary
+                    )
+                    shown += [d.examples.context for d in block]
+                    lease.add(len(block))
+            if index_path is not None:
+                index_key = f"indexes/{claimed.source_id}/{claimed.job_id}/0-{claimed.attempt}.features"
+                self.blobs.put(index_key, index_path)
+                tokens = [kept_index.tokens_key(claimed.source_id, key) for key in keys]
+                kept_index.name_files(session, self.blobs, revision_id, [(0, index_key)], tokens)
             ingest.store_contexts(session, corpus.id, np.concatenate(shown), rows.rows)
             if not jobs.finish_shard(session, claimed, n_units=n_features):
                 raise errors.CancelledError("the shard is no longer ours.")
@@ -190,6 +208,7 @@ class Worker:
             jobs.settle(session, claimed.job_id)
         with transaction(self.sessions) as session:
             ingest.drop_old_revisions(session, claimed.source_id)
+            kept.sweep(session, self.blobs, claimed.source_id)
         self.blobs.delete_folder(f"jobs/{claimed.job_id}")
 
     def _evaluate(self, claimed: jobs.Claim, lease: "Lease") -> None:

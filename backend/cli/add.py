@@ -33,6 +33,10 @@ def add(
     threads: Annotated[int, Option(help="Torch threads; 0 uses the physical cores.")] = 0,
     seed: Annotated[int, Option(help="Of the interval samples.")] = 0,
     quality_tokens: Annotated[int, Option(help="Tokens the source's quality is measured on; 0: it is not.")] = 65_536,
+    keep_index: Annotated[
+        bool | None,
+        Option("--keep-index/--no-keep-index", help="Keep every firing to look up; default: if it is small."),
+    ] = None,
     data: Data = None,
     watch: Annotated[bool, Option("--watch/--no-watch", help="Follow progress.")] = True,
 ) -> None:
@@ -45,7 +49,7 @@ def add(
     spec = {
         "corpus": str(given.resolve()), "is_tokens": tokens is not None, "hook_point": hook,
         "context_size": context_size, "max_tokens": tokens_limit, "device": device, "dtype": dtype,
-        "threads": threads, "seed": seed, "quality_tokens": quality_tokens,
+        "threads": threads, "seed": seed, "quality_tokens": quality_tokens, "keep_index": keep_index,
     }  # fmt: skip
     with connection.opened(data, with_worker=watch) as link:
         with transaction(link.sessions) as session:

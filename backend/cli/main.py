@@ -2,7 +2,7 @@
 
 import typer
 
-from backend.cli import add, compute, migrate, up
+from backend.cli import add, compute, index, migrate, up
 from backend.cli.failures import Commands
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -18,6 +18,7 @@ app.command()(add.add)
 app.command("compute", **compute.PASSED_ON)(compute.compute)
 app.command()(add.status)
 app.command("jobs")(add.list_jobs)
+app.add_typer(index.app, name="index")
 app.command("migrate")(migrate.command_line)
 
 

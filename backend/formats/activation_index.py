@@ -14,8 +14,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,39 +83,57 @@ def nearest(value: float) -> int:
     return min((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16, 0x7F7F)
 
 
-def write_features(path: Path, blocks: Iterable[PackedFeatures], *, first: int, n_tokens: int) -> int:
-    """Write a run of features from `first` on as its blocks come; beside, fsync, then rename. Bytes written.
+class FeaturesWriter:
+    """Writes a features file block by block: beside, then fsync and rename at the end of the `with`, or not at all.
 
-    Args:
-        path: The file.
-        blocks: Consecutive runs of features; one is in memory at a time.
-        first: Index of the first feature.
-        n_tokens: Tokens of the corpus, masked ones included: contexts x context size.
+    Only the block that is added is in memory, and the directory.
     """
-    parts: list[PackedFeatures] = []
-    checks: list[int] = []
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(MAGIC)
-            for block in blocks:
-                file.write(block.payload.data)
-                ends = itertools.pairwise([0, *np.cumsum(block.size).tolist()])
-                checks += [zlib.crc32(block.payload[a:b].data) for a, b in ends]
-                parts.append(_without_payload(block))
-            columns = {name: _column(parts, name) for name in _DIRECTORY if name != "crc32"}
-            columns["crc32"] = np.array(checks, np.uint32)
-            directory = b"".join(columns[name].astype(dtype).tobytes() for name, dtype in _DIRECTORY.items())
-            header = json.dumps({"first": first, "n_features": len(checks), "n_tokens": n_tokens}).encode()
-            tail = directory + header
-            file.write(tail + _FOOTER.pack(len(header), len(tail), zlib.crc32(tail), MAGIC))
-            n_written = file.tell()
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return n_written
+
+    def __init__(self, path: Path, *, first: int, n_tokens: int) -> None:
+        """For features from `first` on, of a corpus of so many tokens, masked ones included."""
+        self.path, self.first, self.n_tokens = path, first, n_tokens
+        self.n_features = self.n_bytes = 0
+        self._partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        self._blocks: list[PackedFeatures] = []
+        self._crc32: list[int] = []
+
+    def __enter__(self) -> "FeaturesWriter":
+        self._file = self._partial.open("wb")
+        self._file.write(MAGIC)
+        return self
+
+    def add(self, block: PackedFeatures) -> None:
+        """The features that follow those added before."""
+        self._file.write(block.payload.data)
+        ends = itertools.pairwise([0, *np.cumsum(block.size).tolist()])
+        self._crc32 += [zlib.crc32(block.payload[a:b].data) for a, b in ends]
+        self._blocks.append(replace(block, payload=np.zeros(0, np.uint8)))
+        self.n_features += block.n.size
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            with self._file as file:
+                if kind is None:
+                    self._write_tail()
+                    self.n_bytes = file.tell()
+                    file.flush()
+                    os.fsync(file.fileno())
+            if kind is None:
+                self._partial.replace(self.path)
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+    def _write_tail(self) -> None:
+        columns = {name: self._column(name) for name in _DIRECTORY if name != "crc32"}
+        columns["crc32"] = np.array(self._crc32, np.uint32)
+        directory = b"".join(columns[name].astype(dtype).tobytes() for name, dtype in _DIRECTORY.items())
+        facts = {"first": self.first, "n_features": self.n_features, "n_tokens": self.n_tokens}
+        header = json.dumps(facts).encode()
+        tail = directory + header
+        self._file.write(tail + _FOOTER.pack(len(header), len(tail), zlib.crc32(tail), MAGIC))
+
+    def _column(self, name: str) -> NDArray[Any]:
+        return np.concatenate([np.zeros(0, _DIRECTORY[name]), *(getattr(block, name) for block in self._blocks)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +241,7 @@ class TokensFile:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of the run."""
+        """Tokens of the run; tokens of the corpus on which no feature fires may be in no file."""
         return self._within.size - 1
 
     def features(self, token: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -267,11 +284,3 @@ def read_tokens(path: Path, *, is_checked: bool = False) -> TokensFile:
     return TokensFile(
         meta["first_token"], meta["n_features"], meta["low_width"], a["base"], a["within"], a["upper"], a["lower"]
     )
-
-
-def _without_payload(block: PackedFeatures) -> PackedFeatures:
-    return PackedFeatures(np.zeros(0, np.uint8), block.size, block.n, block.lowest, block.low_width, block.value_width)
-
-
-def _column(parts: list[PackedFeatures], name: str) -> NDArray[Any]:
-    return np.concatenate([np.zeros(0, _DIRECTORY[name]), *(getattr(part, name) for part in parts)])

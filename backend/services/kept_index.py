@@ -13,18 +13,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from backend import errors
-from backend.db.tables import Corpus, Feature, Revision
+from backend.db.tables import Corpus, Feature, Job, Revision
 from backend.formats import activation_index as files
 from backend.formats.activation_index import Firings
 from backend.services import catalog
 from backend.services.catalog import SourceView
 from backend.services.features import ExampleView, texts_of
 from backend.services.firings import Numbers, in_context
-from backend.storage import Mirror
+from backend.storage import Mirror, Store
 
 F = TypeVar("F")
 
@@ -169,6 +169,42 @@ def opened(session: Session, mirror: Mirror, model: str, source: str) -> KeptInd
     if row.index_files is None:
         raise none_kept(model, source)
     return KeptIndex(session, mirror, shown, row.index_files, row.blob_key)
+
+
+def set_files(session: Session, revision_id: int, found: dict[str, Any] | None, n_bytes: int | None) -> None:
+    """Say which blobs are a revision's index, and their size; None: it keeps none."""
+    kept = {"index_files": found, "index_bytes": n_bytes}
+    session.execute(update(Revision).where(Revision.id == revision_id).values(kept))
+
+
+def drop(session: Session, model: str, source: str) -> int:
+    """Keep the index of a source no longer: the source's id. Its blobs go with `sweep`, after the commit.
+
+    Raises `NotFoundError` where none is kept.
+    """
+    shown = catalog.readable_source(session, model, source)
+    if shown.view.index_bytes is None:
+        raise none_kept(model, source)
+    set_files(session, shown.revision_id, None, None)
+    return session.get_one(Revision, shown.revision_id).source_id
+
+
+def sweep(session: Session, blobs: Store, source_id: int) -> int:
+    """Delete the blobs of a source's indexes (`indexes/SOURCE/JOB/…`) that no revision names; how many they were.
+
+    Those are what attempts, jobs and revisions that are no more have left. A job at work may still come to name its own.
+    """
+    keys = blobs.keys(f"indexes/{source_id}")
+    revisions = session.scalars(select(Revision.index_files).where(Revision.source_id == source_id))
+    named = {file["key"] for found in revisions if found is not None for kind in found.values() for file in kind}
+    jobs = {key: int(key.split("/")[2]) for key in keys}
+    at_work = set(
+        session.scalars(select(Job.id).where(Job.id.in_(jobs.values()), Job.state.in_(("queued", "running"))))
+    )
+    stale = [key for key, job_id in jobs.items() if key not in named and job_id not in at_work]
+    for key in stale:
+        blobs.delete(key)
+    return len(stale)
 
 
 def none_kept(model: str, source: str) -> errors.NotFoundError:

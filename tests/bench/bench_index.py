@@ -34,8 +34,9 @@ from backend.formats.activation_index import PackedFeatures
 from backend.settings import REPOSITORY, Settings
 from backend.web.app import create_app
 from tests import hosted
+from tests import postings as postings_files
 from tests.database import server
-from workers.compute import activation_index, index_packing
+from workers.compute import activation_index, index_packing, merge
 from workers.compute.activation_index import Postings
 from workers.compute.jit import compiled
 
@@ -135,7 +136,7 @@ def _build(folder: Path, shards: list[Path]) -> dict[str, Any]:
     def blocks(first: int) -> Iterator[PackedFeatures]:
         for at in range(first, min(first + RANGE_FEATURES, D_SAE), BLOCK_FEATURES):
             started = time.process_time()
-            block = activation_index.join([part.of(at, at + BLOCK_FEATURES) for part in parts])
+            block = merge.join(parts, at, at + BLOCK_FEATURES)
             joined = time.process_time()
             yield index_packing.pack_features(block, context_size=CONTEXT_SIZE, n_tokens=N_TOKENS)
             seconds["join"] += joined - started
@@ -143,7 +144,7 @@ def _build(folder: Path, shards: list[Path]) -> dict[str, Any]:
     started = time.process_time()
     for first in range(0, D_SAE, RANGE_FEATURES):
         path = folder / "indexes" / f"{first}.features"
-        n_bytes["features"] += files.write_features(path, blocks(first), first=first, n_tokens=N_TOKENS)
+        n_bytes["features"] += postings_files.write_features(path, blocks(first), first=first, n_tokens=N_TOKENS)
         names["features"].append({"key": f"indexes/{first}.features", "first": first})
     seconds["features"] = time.process_time() - started - seconds.pop("join")
     per_firing = {kind: round(n / n_firings, 3) for kind, n in n_bytes.items()}
@@ -166,7 +167,7 @@ def _raw(folder: Path, shards: list[Path]) -> Postings:
         "value": np.lib.format.open_memmap(folder / "value.npy", "w+", np.float32, (n,)),
     }
     for first in range(0, D_SAE, BLOCK_FEATURES):
-        block = activation_index.join([part.of(first, first + BLOCK_FEATURES) for part in parts])
+        block = merge.join(parts, first, first + BLOCK_FEATURES)
         for name, array in made.items():
             array[offset[first] : offset[first + BLOCK_FEATURES]] = getattr(block, name)
     return Postings(offset, **made)

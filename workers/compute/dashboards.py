@@ -10,7 +10,7 @@ Features are worked on in blocks, each step one compiled loop over a block's fir
 bytes, whatever shards they came from and however the features are cut into ranges and blocks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,11 +53,12 @@ def finish(
     first: int = 0,
     stop: int | None = None,
     max_firings: int = MAX_FIRINGS,
+    on_postings: Callable[[Postings], None] = lambda block: None,
 ) -> Iterator[list[Dashboard]]:
     """Yield the dashboards of features first:stop (all, if not given), block by block.
 
     `parts` are the postings of consecutive shards, in order. A block has at most `max_firings` firings, 10 bytes each
-    in memory, or one feature that has more.
+    in memory, or one feature that has more. `on_postings` is given each block's, the features one after the other.
     """
     stop = len(inputs.directions) if stop is None else stop
     directions = Neighbours(inputs.directions)
@@ -66,6 +67,7 @@ def finish(
         weights = _from_weights(inputs, directions, tile)
         for low, high in _blocks(merge.counts(parts, start, end), max_firings):
             block = merge.join(parts, start + low, start + high)
+            on_postings(block)
             yield _summarise(block, corpus, weights[start + low - tile : start + high - tile], inputs.seed)
 
 

@@ -53,6 +53,13 @@ def pack_features(postings: Postings, *, context_size: int, n_tokens: int) -> Pa
     )
 
 
+def pack_part(postings: Postings, *, context_size: int) -> tuple[int, PackedTokens]:
+    """The first context in which anything fires, and which features fire on each token from there to the last such."""
+    first = int(postings.context.min()) if postings.context.size else 0
+    stop = int(postings.context.max()) + 1 if postings.context.size else 0
+    return first, pack_tokens(postings, first_context=first, n_contexts=stop - first, context_size=context_size)
+
+
 def pack_tokens(postings: Postings, *, first_context: int, n_contexts: int, context_size: int) -> PackedTokens:
     """Pack which features fire on each token of a run of contexts, from the firings of every feature in them."""
     n_tokens = n_contexts * context_size

@@ -12,7 +12,7 @@ from backend.formats import activation_index as files
 from backend.formats import bit_packing
 from tests import postings as made
 from tests import reference
-from workers.compute import activation_index, index_packing
+from workers.compute import index_packing
 
 CONTEXT_SIZE, N_CONTEXTS = 8, 11
 N_TOKENS = CONTEXT_SIZE * N_CONTEXTS
@@ -62,7 +62,7 @@ def test_features_come_back_with_values_as_near_as_stated(tmp_path_factory, foun
     path = tmp_path_factory.mktemp("index") / "a.features"
     cut = min(cut, len(found))
     blocks = [pack(block) for block in (found[:cut], found[cut:]) if block]
-    n_bytes = files.write_features(path, blocks, first=100, n_tokens=N_TOKENS)
+    n_bytes = made.write_features(path, blocks, first=100, n_tokens=N_TOKENS)
     assert [each.name for each in path.parent.iterdir()] == ["a.features"]
     assert n_bytes == path.stat().st_size
     file = files.read_features(path)
@@ -127,17 +127,22 @@ def test_features_that_follow_each_other_are_packed_apart():
     assert whole.payload.tobytes() == b"".join(part.payload.tobytes() for part in parts)
 
 
-def test_postings_are_what_transpose_gives():
-    """The packing takes what the encode stage makes."""
-    found = made.random(n_features=20, n_contexts=N_CONTEXTS, context_size=CONTEXT_SIZE, l0=4)
-    expected = made.of(found, CONTEXT_SIZE)
-    feature = np.repeat(np.arange(20, dtype=np.uint32), np.diff(expected.offset))
-    order = np.lexsort((feature, expected.position, expected.context))
-    given = activation_index.transpose(
-        20, [feature[order]], [expected.context[order]], [expected.position[order]], [expected.value[order]]
-    )
-    one, two = (index_packing.pack_features(p, context_size=CONTEXT_SIZE, n_tokens=N_TOKENS) for p in (given, expected))
-    assert one.payload.tobytes() == two.payload.tobytes()
+def test_a_file_that_is_not_finished_is_not_there(tmp_path: Path):
+    def write() -> None:
+        with files.FeaturesWriter(tmp_path / "a", first=0, n_tokens=N_TOKENS) as writer:
+            writer.add(pack([always_on]))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_part_is_packed_from_its_first_context_to_its_last():
+    found = [{}, {3 * CONTEXT_SIZE + 1: 1.0, 5 * CONTEXT_SIZE: 2.0}]
+    first_context, packed = index_packing.pack_part(made.of(found, CONTEXT_SIZE), context_size=CONTEXT_SIZE)
+    assert (first_context, packed.offset.size) == (3, 3 * CONTEXT_SIZE + 1)
+    assert index_packing.pack_part(made.of([{}, {}], CONTEXT_SIZE), context_size=CONTEXT_SIZE)[1].offset.tolist() == [0]
 
 
 def damaged(path: Path, at: int) -> None:
