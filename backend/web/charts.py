@@ -85,10 +85,10 @@ def firings(histogram: HistogramView, maximum: float, is_chosen: Sequence[bool],
         replace(bar, href=href, kind="activation" if chosen else "faded")
         for bar, chosen, href in zip(_bars(histogram, axis, "firing", _plainly), is_chosen, hrefs, strict=True)
     ]
-    ticks = [(axis.at(v), _short(v)) for v in (_log_ticks(*_ends(axis)) if axis.is_log else _ticks(*_ends(axis)))]
+    ticks = [(axis.at(v), short(v)) for v in (_log_ticks(*_ends(axis)) if axis.is_log else round_values(*_ends(axis)))]
     words = Words(
         f"Histogram of {numerals.count(sum(histogram.counts))} firings by activation, "
-        f"from {_short(edges[0])} to {_short(edges[-1])}.",
+        f"from {short(edges[0])} to {short(edges[-1])}.",
         "activation, log scale" if axis.is_log else "activation",
         "firings",
     )
