@@ -8,7 +8,6 @@ is another intervention than the one asked for.
 """
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -43,7 +42,7 @@ def run_with(
     The edited activations go on in the model's dtype; an edit that returns its argument changes nothing. Where writing
     weights are centred, the edit sees centred vectors and each vector's mean is put back, which LayerNorm ignores.
 
-    Threads may call it side by side on one model: each changes its own forward pass only.
+    The hooks come and go with the call, so one model serves one call at a time; nothing else may run it meanwhile.
 
     Raises:
         UnsupportedError: The activations there cannot be replaced (`check`).
@@ -58,7 +57,6 @@ def run_with(
 def _replaced(model: LanguageModel, capture: Capture, shape: torch.Size, edit: Edit) -> Iterator[None]:
     """The hooks, for one forward pass."""
     changes: list[Tensor] = []
-    owner = threading.get_ident()
     is_skipped_over = capture.is_input and capture.hook_point.place == _SKIPPED_OVER
 
     def replace(found: Tensor) -> Tensor:
@@ -71,18 +69,16 @@ def _replaced(model: LanguageModel, capture: Capture, shape: torch.Size, edit: E
         return replaced
 
     def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if threading.get_ident() != owner:
-            return args, kwargs
         if args:
             return (replace(args[0]), *args[1:]), kwargs
         name = next(iter(kwargs))
         return args, kwargs | {name: replace(kwargs[name])}
 
     def after(_: Any, args: Any, output: Any) -> Any:
-        return _with_first(output, replace(_first(output))) if threading.get_ident() == owner else output
+        return _with_first(output, replace(_first(output)))
 
     def at_block_end(_: Any, args: Any, output: Any) -> Any:
-        return _with_first(output, _first(output) + changes.pop()) if threading.get_ident() == owner else output
+        return _with_first(output, _first(output) + changes.pop())
 
     module = model.model.get_submodule(capture.module)
     with contextlib.ExitStack() as handles:

@@ -1,6 +1,5 @@
 """Replacing activations, against TransformerLens's hooks and against what must come of it by hand."""
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -74,16 +73,6 @@ def test_hooks_are_gone_afterwards_even_after_an_error(folder: Path) -> None:
             intervention.run_with(model, capture, tokens_of(), lambda x: x / (1 // 0))
     with torch.inference_mode():
         assert torch.equal(model.model(input_ids=tokens_of()).logits, before)
-
-
-def test_threads_side_by_side_change_their_own_passes_only(folder: Path) -> None:
-    model = load(folder)
-    captures = [language_model.resolve(model, names.HookPoint(1, place)) for place in (*PLACES, "hook_resid_mid")]
-    alone = [intervention.run_with(model, capture, tokens_of(), bend) for capture in captures]
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda capture: intervention.run_with(model, capture, tokens_of(), bend), captures * 3))
-    for i, logits in enumerate(found):
-        assert torch.equal(logits, alone[i % len(captures)])
 
 
 def test_centred_vectors_are_edited_and_their_means_put_back(tmp_path: Path) -> None:
