@@ -213,16 +213,19 @@ def _times(
     query: Callable[[int, int], object],
     uncompressed: Callable[[int, int], object] | None,
 ) -> dict[str, float]:
-    """Milliseconds of wall time; the same without compression and without a server where that can be asked."""
-    spent: dict[str, list[float]] = {"": [], "uncompressed_": []}
+    """Milliseconds of wall time and of this process's CPU; the same without compression and without a server."""
+    spent: dict[str, list[float]] = {"": [], "cpu_": [], "uncompressed_": []}
     for a, b in zip(asked, others, strict=True):
-        for name, run in (("", query), ("uncompressed_", uncompressed)):
-            if run is None:
-                continue
-            run(a, b)
+        query(a, b)
+        started, cpu = time.perf_counter(), time.process_time()
+        query(a, b)
+        spent["cpu_"].append(1000 * (time.process_time() - cpu))
+        spent[""].append(1000 * (time.perf_counter() - started))
+        if uncompressed is not None:
+            uncompressed(a, b)
             started = time.perf_counter()
-            run(a, b)
-            spent[name].append(1000 * (time.perf_counter() - started))
+            uncompressed(a, b)
+            spent["uncompressed_"].append(1000 * (time.perf_counter() - started))
     return {
         f"{name}p{share}": round(float(np.percentile(times, share)), 2)
         for name, times in spent.items()
