@@ -32,8 +32,7 @@ from backend.formats.messages import ActivationsRequest, Reply, Request, TokensR
 from backend.services import inference, jobs
 from backend.settings import Settings
 from workers import runtime
-from workers.compute import language_model, sae, text_activations
-from workers.compute.encoder import Encoder
+from workers.compute import encoders, language_model, sae, text_activations
 
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -78,7 +77,7 @@ class LoadedSource:
     """An SAE at its place in a model."""
 
     model: LoadedModel
-    encoder: Encoder
+    encoder: encoders.AnyEncoder
     capture: language_model.Capture
 
 
@@ -100,7 +99,7 @@ class LiveWorker:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.doing: str | None = None
         self._models: Lru[LoadedModel] = Lru(N_RESIDENT)
-        self._encoders: Lru[Encoder] = Lru(N_RESIDENT)
+        self._encoders: Lru[encoders.AnyEncoder] = Lru(N_RESIDENT)
 
     def run(self, stop: threading.Event) -> None:
         """Answer until told to stop."""
@@ -181,7 +180,7 @@ class LiveWorker:
         folder = Path(files.sae_weights)
         key = (files.sae_weights, runtime.written_at(files.sae_weights))
         # a few tokens at a time: the fp32 screen needs no second copy of the weights
-        encoder = self._encoders.get(key, lambda: Encoder(sae.load(folder, device=self.device), screen="fp32"))
+        encoder = self._encoders.get(key, lambda: encoders.of(sae.load(folder, device=self.device), screen="fp32"))
         description = encoder.sae.description
         hook_point = names.parse_hook_point(files.hook_point)
         capture = language_model.resolve(loaded.model, hook_point, is_centred=description.is_centred)

@@ -20,9 +20,19 @@ from backend import errors, names
 from backend.formats.dashboards import Dashboard
 from backend.formats.quality import Quality
 from backend.services import ingest
-from workers.compute import activation_index, dashboards, evaluation, language_model, quality, sae
+from workers.compute import (
+    activation_index,
+    activation_index_cuda,
+    dashboards,
+    encoders,
+    evaluation,
+    language_model,
+    quality,
+    sae,
+)
 from workers.compute import corpus as corpora
-from workers.compute.encoder import SCREENS, Encoder, ScreenName
+from workers.compute.encoder import SCREENS, ScreenName
+from workers.compute.encoder_cuda import CudaEncoder
 from workers.compute.long_contexts import LongContexts
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -56,6 +66,8 @@ class Spec:
     """Tokens the source's quality is measured on; 0: it is not."""
     keep_index: bool | None = None
     """Keep the activation index; None: if it is small enough."""
+    batch_contexts: int = 0
+    """Contexts in a forward pass; 0: by the kind of device. A job fixes it when it is planned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +76,7 @@ class Loaded:
 
     model: language_model.LanguageModel
     sae: sae.Sae
-    encoder: Encoder
+    encoder: encoders.AnyEncoder
     capture: language_model.Capture
     vocabulary: list[str]
 
@@ -143,7 +155,7 @@ def load(model: str, sae_folder: Path, spec: Spec) -> Loaded:
             f"{hook_point} of this model has width {width}; the SAE reads {description.d_in}.",
             hint="Check the model, and the hook point (--hook).",
         )
-    encoder = Encoder(dictionary, screen=spec.screen)
+    encoder = encoders.of(dictionary, screen=spec.screen)
     return Loaded(loaded, dictionary, encoder, capture, language_model.vocabulary(loaded))
 
 
@@ -195,14 +207,31 @@ def _longer_samples(loaded: Loaded, spec: Spec, context_size: int) -> tuple[Long
     )  # fmt: skip
 
 
+def batch_contexts(loaded: Loaded, spec: Spec, rows: corpora.Corpus) -> int:
+    """Contexts in a forward pass, those the job was planned with or what suits this device."""
+    return spec.batch_contexts or activation_index.batch_contexts(loaded.model.device, rows.rows.shape[1])
+
+
 def encode(
-    loaded: Loaded, rows: corpora.Corpus, *, first_context: int, n_contexts: int, on_batch: Callable[[int], None]
+    loaded: Loaded,
+    rows: corpora.Corpus,
+    *,
+    first_context: int,
+    n_contexts: int,
+    batch_contexts: int,
+    on_batch: Callable[[int], None],
 ) -> Iterator[activation_index.Postings]:
     """Postings of one shard, in parts."""
-    parts = activation_index.index_shard(
-        loaded.model, [(loaded.capture, loaded.encoder)], rows,
-        first_context=first_context, n_contexts=n_contexts, n_threads=torch.get_num_threads(), on_batch=on_batch,
-    )  # fmt: skip
+    if isinstance(loaded.encoder, CudaEncoder):
+        parts = activation_index_cuda.index_shard(
+            loaded.model, [(loaded.capture, loaded.encoder)], rows,
+            first_context=first_context, n_contexts=n_contexts, batch_contexts=batch_contexts, on_batch=on_batch,
+        )  # fmt: skip
+    else:
+        parts = activation_index.index_shard(
+            loaded.model, [(loaded.capture, loaded.encoder)], rows, first_context=first_context, n_contexts=n_contexts,
+            batch_contexts=batch_contexts, n_threads=torch.get_num_threads(), on_batch=on_batch,
+        )  # fmt: skip
     return (postings for _, postings in parts)
 
 

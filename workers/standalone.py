@@ -85,8 +85,12 @@ def compute(
 
         with clock.stage("encode"):
             parts = []
-            for number, (first, n) in enumerate(activation_index.shards(rows.n_contexts, n_shards=_n_shards(rows))):
-                found_here = runtime.encode(loaded, rows, first_context=first, n_contexts=n, on_batch=on_batch)
+            size = runtime.batch_contexts(loaded, spec, rows)
+            plan = activation_index.shards(rows.n_contexts, n_shards=_n_shards(rows), size=size)
+            for number, (first, n) in enumerate(plan):
+                found_here = runtime.encode(
+                    loaded, rows, first_context=first, n_contexts=n, batch_contexts=size, on_batch=on_batch
+                )
                 for part, postings in enumerate(found_here):
                     path = Path(scratch) / f"{number}-{part}.postings"
                     postings.write(path, {})

@@ -123,7 +123,8 @@ class Worker:
                 self.blobs.put(longer_key, path)
         size = rows.rows.shape[1]
         n_shards = max(1, round(rows.rows.size / self.settings.shard_tokens))
-        plan = [(a, n, n * size) for a, n in activation_index.shards(rows.n_contexts, n_shards=n_shards)]
+        batch = runtime.batch_contexts(loaded, spec, rows)
+        plan = [(a, n, n * size) for a, n in activation_index.shards(rows.n_contexts, n_shards=n_shards, size=batch)]
         with transaction(self.sessions) as session:
             if not jobs.finish_shard(session, claimed, n_units=rows.rows.size):
                 return
@@ -133,6 +134,7 @@ class Worker:
             session.get_one(tables.Job, claimed.job_id).spec = claimed.spec | {
                 "corpus_id": corpus_id,
                 "longer_key": longer_key,
+                "batch_contexts": batch,
                 "written_at": [runtime.written_at(claimed.model_weights), runtime.written_at(claimed.source_weights)],
             }
             jobs.plan_encoding(session, claimed.job_id, plan)
@@ -146,7 +148,12 @@ class Worker:
         with self._corpus(claimed) as (rows, _), clock.stage("encode"):
             parts = list(
                 runtime.encode(
-                    loaded, rows, first_context=claimed.first_context, n_contexts=claimed.n_contexts, on_batch=lease.add
+                    loaded,
+                    rows,
+                    first_context=claimed.first_context,
+                    n_contexts=claimed.n_contexts,
+                    batch_contexts=runtime.batch_contexts(loaded, spec, rows),
+                    on_batch=lease.add,
                 )
             )
             postings = merge.join(parts)
@@ -178,7 +185,7 @@ class Worker:
             parts = [activation_index.read(stack.enter_context(self.blobs.local(key))) for key in keys]
             revision_id = ingest.begin_revision(
                 session, source_id=claimed.source_id, corpus_id=corpus.id, job_id=claimed.job_id,
-                n_features=n_features, spec=asdict(spec) | {"batch_contexts": activation_index.BATCH_CONTEXTS},
+                n_features=n_features, spec=asdict(spec),
             )  # fmt: skip
             shown = []
             n_firings = sum(int(part.offset[-1]) for part in parts)

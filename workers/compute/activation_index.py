@@ -30,7 +30,10 @@ from workers.compute.jit import compiled
 T = TypeVar("T")
 R = TypeVar("R")
 BATCH_CONTEXTS = 32
-"""Contexts in a forward pass. Part of what a number means to its last bit, so fixed, and recorded with a revision."""
+"""Contexts in a forward pass on a CPU. Part of what a number means to its last bit, so fixed for a kind of device, and
+recorded with a revision."""
+GPU_BATCH_TOKENS = 1 << 15
+"""Tokens in a forward pass on a GPU: enough to fill an H200, whatever memory is free."""
 FIRING_BYTES = 24
 """Memory a firing takes while it waits and is transposed."""
 MAX_FIRINGS = 1 << 26
@@ -77,17 +80,22 @@ def read(path: Path) -> Postings:
     return Postings(**array_file.read(path).arrays)
 
 
-def batches(first_context: int, n_contexts: int) -> list[tuple[int, int]]:
-    """(start, stop) of the batches of a shard; its ends lie on multiples of `BATCH_CONTEXTS` or at the corpus's end."""
-    assert first_context % BATCH_CONTEXTS == 0, "shards start on a batch"
+def batch_contexts(device: torch.device, context_size: int) -> int:
+    """Contexts in a forward pass on this kind of device."""
+    return BATCH_CONTEXTS if device.type == "cpu" else max(1, GPU_BATCH_TOKENS // context_size)
+
+
+def batches(first_context: int, n_contexts: int, size: int = BATCH_CONTEXTS) -> list[tuple[int, int]]:
+    """(start, stop) of the batches of a shard; its ends lie on multiples of `size` or at the corpus's end."""
+    assert first_context % size == 0, "shards start on a batch"
     stop = first_context + n_contexts
-    return [(start, min(start + BATCH_CONTEXTS, stop)) for start in range(first_context, stop, BATCH_CONTEXTS)]
+    return [(start, min(start + size, stop)) for start in range(first_context, stop, size)]
 
 
-def shards(n_contexts: int, *, n_shards: int) -> list[tuple[int, int]]:
+def shards(n_contexts: int, *, n_shards: int, size: int = BATCH_CONTEXTS) -> list[tuple[int, int]]:
     """(first_context, n_contexts) of `n_shards` nearly equal shards of whole batches; fewer where batches are fewer."""
-    n_batches = -(-n_contexts // BATCH_CONTEXTS)
-    cuts = np.unique(np.linspace(0, n_batches, min(n_shards, n_batches) + 1).round().astype(int)) * BATCH_CONTEXTS
+    n_batches = -(-n_contexts // size)
+    cuts = np.unique(np.linspace(0, n_batches, min(n_shards, n_batches) + 1).round().astype(int)) * size
     return [(int(a), int(min(b, n_contexts) - a)) for a, b in itertools.pairwise(cuts)]
 
 
@@ -98,6 +106,7 @@ def index_shard(
     *,
     first_context: int,
     n_contexts: int,
+    batch_contexts: int = BATCH_CONTEXTS,
     n_threads: int = 1,
     max_firings: Callable[[], int] = lambda: MAX_FIRINGS,
     on_batch: Callable[[int], None] = lambda n_tokens: None,
@@ -111,13 +120,13 @@ def index_shard(
     captures = [capture for capture, _ in places]
 
     def residuals_of(start: int, stop: int) -> list[torch.Tensor]:
-        rows = np.zeros((BATCH_CONTEXTS, corpus.rows.shape[1]), np.int64)
+        rows = np.zeros((batch_contexts, corpus.rows.shape[1]), np.int64)
         rows[: stop - start] = corpus.rows[start:stop]
         return language_model.residuals_at(model, captures, torch.from_numpy(rows))
 
     return index_residuals(
         residuals_of, [encoder for _, encoder in places], corpus, first_context=first_context, n_contexts=n_contexts,
-        n_threads=n_threads, max_firings=max_firings, on_batch=on_batch,
+        batch_contexts=batch_contexts, n_threads=n_threads, max_firings=max_firings, on_batch=on_batch,
     )  # fmt: skip
 
 
@@ -128,11 +137,12 @@ def index_residuals(
     *,
     first_context: int,
     n_contexts: int,
+    batch_contexts: int = BATCH_CONTEXTS,
     n_threads: int = 1,
     max_firings: Callable[[], int] = lambda: MAX_FIRINGS,
     on_batch: Callable[[int], None] = lambda n_tokens: None,
 ) -> Iterator[tuple[int, Postings]]:
-    """As `index_shard`, from residuals (BATCH_CONTEXTS, context_size, d_in) of contexts start:stop, one per encoder."""
+    """As `index_shard`, from residuals (batch_contexts, context_size, d_in) of contexts start:stop, one per encoder."""
     gathered = [_Gathered(encoder.sae.d_sae) for encoder in encoders]
 
     def firings_of(batch: tuple[int, int]) -> list[_Column]:
@@ -142,14 +152,14 @@ def index_residuals(
             counts = np.zeros(residuals[0].shape[:2], np.bool_)
             counts[: stop - start] = corpus.mask(start, stop)
             for x in residuals:
-                _check_finite(x[: stop - start], start, stop)
+                check_finite(x[: stop - start], start, stop)
             return [
                 _column(encoder.encode(x.flatten(0, 1), counts.reshape(-1)), start, counts.shape[1])
                 for encoder, x in zip(encoders, residuals, strict=True)
             ]
 
     most = 0
-    planned = batches(first_context, n_contexts)
+    planned = batches(first_context, n_contexts, batch_contexts)
     for (start, stop), columns in zip(planned, _in_order(firings_of, planned, n_threads), strict=True):
         for gather, column in zip(gathered, columns, strict=True):
             gather.add(column)
@@ -195,7 +205,8 @@ def _column(firings: Firings, first_context: int, context_size: int) -> _Column:
     return firings.feature, context + np.uint32(first_context), position, firings.value
 
 
-def _check_finite(x: torch.Tensor, start: int, stop: int) -> None:
+def check_finite(x: torch.Tensor, start: int, stop: int) -> None:
+    """Raise `InvalidInputError` where residuals of contexts start:stop hold NaN or infinity."""
     if not bool(torch.isfinite(x).all()):
         raise errors.InvalidInputError(
             f"the model's activations are not finite in contexts {start} to {stop - 1}.",

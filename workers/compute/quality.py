@@ -25,7 +25,7 @@ from torch import Tensor
 from backend import errors
 from backend.formats import quality as formats
 from workers.compute import intervention, language_model, reconstruction
-from workers.compute.encoder import Encoder
+from workers.compute.encoders import AnyEncoder
 
 LOGITS_BYTES = 1 << 28
 """fp32 logits of a batch; about three times as much is in use at once."""
@@ -82,7 +82,7 @@ class Subject:
 
     model: language_model.LanguageModel
     capture: language_model.Capture
-    encoder: Encoder
+    encoder: AnyEncoder
 
 
 def sample(n_contexts: int, *, n_chosen: int, seed: int) -> NDArray[np.int64]:

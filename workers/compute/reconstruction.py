@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from workers.compute.encoder import Encoder
+from workers.compute.encoders import AnyEncoder
 from workers.compute.sae import Sae
 
 
@@ -27,7 +27,7 @@ class Reconstruction(NamedTuple):
 
 
 def reconstruct(
-    encoder: Encoder, residuals: Float[Tensor, "n d_in"], directions: Float[Tensor, "d_sae d_in"]
+    encoder: AnyEncoder, residuals: Float[Tensor, "n d_in"], directions: Float[Tensor, "d_sae d_in"]
 ) -> Reconstruction:
     """Encode and decode: Σ activation · direction + b_dec. `directions` are the decoder rows at unit norm."""
     n = len(residuals)

@@ -3,6 +3,7 @@
 Reads SAELens folders. Does not own the arithmetic of encoding (`encoder`), nor which tokens count.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,18 @@ class Sae:
         """Number of features."""
         return self.description.d_sae
 
+    def to(self, device: torch.device) -> "Sae":
+        """The same weights on another device, bit for bit."""
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        return dataclasses.replace(
+            self, W_enc=self.W_enc.to(device), W_dec=self.W_dec.to(device), b_dec=self.b_dec.to(device),
+            b_enc=self.b_enc.to(device), threshold=self.threshold.to(device), b_gate=moved(self.b_gate),
+            magnitude_gain=moved(self.magnitude_gain), decoder_norm=self.decoder_norm.to(device),
+        )  # fmt: skip
+
     def directions(self) -> Float[Tensor, "d_sae d_in"]:
         """Decoder rows at unit norm; a zero row stays zero."""
         return self.W_dec / self.decoder_norm.clamp(min=1e-30)[:, None]
@@ -48,15 +61,14 @@ class Sae:
 def load(folder: Path, *, device: torch.device) -> Sae:
     """Read a checked SAELens folder into fp32; raises `InvalidInputError` for weights that are not finite."""
     description = sae_files.describe(folder)
-    state = {
-        key: tensor.to(device, torch.float32) for key, tensor in load_file(folder / sae_files.WEIGHTS_NAME).items()
-    }
+    state = {key: tensor.float() for key, tensor in load_file(folder / sae_files.WEIGHTS_NAME).items()}
     for key in sae_files.WEIGHT_KEYS[description.architecture]:
         if not bool(torch.isfinite(state[key]).all()):
             raise errors.InvalidInputError(
                 f"'{key}' of {folder.name} holds NaN or infinity.", hint="Train or save it again."
             )
-    return from_state(description, state)
+    # what is derived from the weights is derived on the CPU, so that it has the same bits on every device
+    return from_state(description, state).to(device)
 
 
 def from_state(description: sae_files.SaeDescription, state: dict[str, Tensor]) -> Sae:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from backend import errors
 from workers.compute import language_model
-from workers.compute.encoder import Encoder
+from workers.compute.encoders import AnyEncoder
 
 
 def tokenise(text: str, tokenizer: Any, *, prepend_bos: bool) -> list[int]:
@@ -30,7 +30,7 @@ def tokenise(text: str, tokenizer: Any, *, prepend_bos: bool) -> list[int]:
 def activations(
     model: language_model.LanguageModel,
     capture: language_model.Capture,
-    encoder: Encoder,
+    encoder: AnyEncoder,
     texts: Sequence[Sequence[int]],
     features: Sequence[int],
 ) -> list[list[float]]:
