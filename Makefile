@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Only from the command line: a TORCH that happens to be in someone's environment means something else.
 SETUP := bin/setup $(if $(filter command,$(origin TORCH)),--torch "$(TORCH)")
 
-.PHONY: help setup run test lint fix types check test-gpu bench migrate revision pin clean
+.PHONY: help setup run test lint fix types check test-gpu bench bench-gpu migrate revision pin clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -52,6 +52,10 @@ test-gpu: ## Run only the tests that need a CUDA device
 bench: ## Run the measurements in tests/bench
 	@$(SETUP) dev
 	@bin/bench $(ARGS)
+
+bench-gpu: ## Measure from tokens to dashboards on a CUDA device: tests/bench/results/gpu.json
+	@$(SETUP) dev
+	@$(BIN)/python -m tests.bench.gpu.bench_gpu $(ARGS)
 
 migrate: ## Bring the database's tables up to date
 	@$(SETUP) run

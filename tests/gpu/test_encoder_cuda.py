@@ -18,6 +18,7 @@ from workers.compute import (
     encoder_cuda,
     encoders,
     language_model,
+    merge,
     sae,
     torch_kernels,
 )
@@ -81,7 +82,7 @@ def test_shards_on_a_gpu_are_the_cpus_on_the_same_residuals(architecture: str) -
         )
     )  # fmt: skip
     made = encoder_cuda.CudaEncoder(dictionary.to(CUDA))
-    for n_shards, max_firings in ((1, 0), (2, 5000)):
+    for n_shards, max_firings in ((1, None), (2, lambda: 5000)):
         shards = [
             joined(
                 activation_index_cuda.index_residuals(
@@ -91,7 +92,7 @@ def test_shards_on_a_gpu_are_the_cpus_on_the_same_residuals(architecture: str) -
             )[0]
             for first, n in activation_index.shards(300, n_shards=n_shards, size=64)
         ]  # fmt: skip
-        assert_same(activation_index.join(shards), expected[0])
+        assert_same(merge.join(shards), expected[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -104,7 +105,7 @@ def test_a_tiny_model_on_a_gpu(tmp_path: Path, dtype: torch.dtype) -> None:
     rows = corpus.Corpus(np.random.default_rng(4).integers(1, 250, (200, 32), np.int32), (0,), is_first_masked=True)
     made = encoder_cuda.CudaEncoder(there)
     found = [
-        activation_index.join(
+        merge.join(
             [
                 joined(
                     activation_index_cuda.index_shard(

@@ -3,7 +3,7 @@
 1. `bf16_screen` says which pairs of token and feature could fire; a kernel appends them to a buffer. Where the buffer
    was too small, the rows are taken again in halves.
 2. The sum of each surviving pair in fp64 with a bound on its error; where both ends round to the same fp32 number, that
-   is the pre-activation. The few others (about one in 10⁴ at width 2,304) are summed again in pairs of fp64 numbers,
+   is the pre-activation. The few others (two in 10⁴ at width 2,304) are summed again in pairs of fp64 numbers,
    and what even that leaves open (ties, about one in 10⁸) in integers on the host.
 3. Threshold, gate, or the k largest; then the scale, as on a CPU.
 Top-k needs a floor under each token's k-th largest value first: the k-th largest among the largest lower bounds of
