@@ -9,13 +9,13 @@ unexport PYTHONDONTWRITEBYTECODE
 # Only from the command line: a TORCH that happens to be in someone's environment means something else.
 SETUP := bin/setup $(if $(filter command,$(origin TORCH)),--torch "$(TORCH)")
 
-.PHONY: help setup run test lint fix types check test-gpu bench bench-gpu migrate revision pin clean
+.PHONY: help setup run test lint fix types check test-gpu bench bench-engine bench-scaling bench-gpu migrate revision pin clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo '  Options: EYEPIECE_PORT=4000, EYEPIECE_DATA=/big/disk (all in docs/settings.md), PYTHON=python3.13,'
-	@echo '  TORCH=2.15.0 (another PyTorch than the pinned one), ARGS="-k jobs" (passed on to run, test, test-gpu, bench).'
+	@echo '  TORCH=2.15.0 (another PyTorch than the pinned one), ARGS="-k jobs" (passed on to run, test, test-gpu, bench*).'
 
 setup: ## Install what `make run` needs into .venv and build the browser assets
 	@$(SETUP) run assets
@@ -49,13 +49,20 @@ test-gpu: ## Run only the tests that need a CUDA device
 	@$(SETUP) dev
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
 
-bench: ## Run the measurements in tests/bench
+bench: ## Run the short measurements in tests/bench
 	@$(SETUP) dev
 	@bin/bench $(ARGS)
 
 bench-gpu: ## Measure from tokens to dashboards on a CUDA device: tests/bench/results/gpu.json
 	@$(SETUP) dev
 	@$(BIN)/python -m tests.bench.gpu.bench_gpu $(ARGS)
+bench-engine: ## Measure side by side with SAEDashboard, half an hour; ARGS=--quick takes minutes, ARGS=--write keeps it
+	@$(SETUP) dev
+	@$(BIN)/python -m tests.bench.bench_engine $(ARGS)
+
+bench-scaling: ## Measure cost against tokens, features and L0; ARGS=--write keeps and draws it
+	@$(SETUP) dev
+	@$(BIN)/python -m tests.bench.bench_scaling $(ARGS)
 
 migrate: ## Bring the database's tables up to date
 	@$(SETUP) run
@@ -71,5 +78,5 @@ pin: ## Write constraints.txt anew: the newest versions that pyproject.toml allo
 	@$(BIN)/python bin/pin.py
 
 clean: ## Delete .venv, built assets and caches; data/ stays
-	rm -rf .venv frontend/node_modules frontend/dist *.egg-info .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .bench frontend/node_modules frontend/dist *.egg-info .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './data/*' -prune -exec rm -rf {} +

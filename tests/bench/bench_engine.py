@@ -16,7 +16,9 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,6 @@ from backend.settings import REPOSITORY
 from tests.bench import equality, exact, machine, ours, spans, workload
 from tests.bench.peer import environment
 
-ROOT = REPOSITORY / "data" / "bench"
 RESULT = REPOSITORY / "tests" / "bench" / "results" / "engine.json"
 MAX_OVERHEAD = 0.10
 N_EQUAL_FEATURES = 200
@@ -71,12 +72,14 @@ def main() -> None:
     """Measure, compare, print; write with --write. Ends with 1 where a difference is unexplained."""
     args = _arguments()
     cases = QUICK_CASES if args.quick else tuple(case for case in CASES if case.name in args.cases)
-    python = environment.ensure(ROOT / "peer-venv")
-    made = workload.ensure(ROOT, (case.shape for case in cases))
-    scratch = ROOT / "runs"
+    python = environment.ensure(workload.ROOT / "peer-venv")
+    made = workload.ensure(workload.ROOT, (case.shape for case in cases))
+    scratch = workload.ROOT / "runs" / "engine"
     shutil.rmtree(scratch, ignore_errors=True)
     options = Options(python, made, scratch, args.blocks, args.rounds, tuple(args.ours), tuple(args.ours_fp32))
-    results, compared, versions = [], None, {}
+    results: list[dict[str, Any]] = []
+    compared: dict[str, Any] | None = None
+    versions: dict[str, str] = {}
     for case in cases:
         result, versions, peer_run = measure(case, options)
         results.append(result)
@@ -118,10 +121,7 @@ class Options:
 def measure(case: Case, options: Options) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
     """One case's result, the peer's versions and its run; files stay in the case's scratch folder."""
     folder = options.scratch / case.name
-    files = [
-        "--model", options.made.model, "--sae", options.made.sae(case.architecture, case.shape),
-        "--tokens", options.made.tokens,
-    ]  # fmt: skip
+    files = ours.files(options.made, case.architecture, case.shape)
     for extra in {options.ours, options.ours_fp32}:
         ours.warm_up(files, folder / "warm", extra)
     rounds = [_round(case, files, folder, options) for _ in range(options.n_rounds)]
@@ -130,9 +130,11 @@ def measure(case: Case, options: Options) -> tuple[dict[str, Any], dict[str, str
         f"{case.name}: ours {screened['cpu_s']:.1f} CPU s; SAEDashboard's first {options.n_blocks} blocks",
         file=sys.stderr,
     )
-    command = [options.python, environment.RUNNER, *files, "--contexts", case.n_contexts, "--blocks", options.n_blocks]
+    runner: list[str | Path] = [options.python, environment.RUNNER, *files, "--contexts", str(case.n_contexts)]
     said, peak_bytes = spans.run(
-        [*command, "--out", folder / "peer"], log=folder / "peer.log", environment=environment.variables()
+        [*runner, "--blocks", str(options.n_blocks), "--out", folder / "peer"],
+        log=folder / "peer.log",
+        environment=environment.variables(),
     )
     peer = json.loads(said)
     before, *blocks = (spans.Seconds(**span) for span in (peer["before_first_block"], *peer["blocks"]))
@@ -157,7 +159,7 @@ def _round(case: Case, files: list[str | Path], folder: Path, options: Options) 
     found = {"ours": ours.run(files, folder / "ours", case.n_contexts, options.ours)}
     if case.has_overhead:
         found["fp32"] = ours.run(files, folder / "fp32", case.n_contexts, options.ours_fp32)
-        command = [sys.executable, "-m", "tests.bench.limit", *files, "--contexts", case.n_contexts]
+        command = [sys.executable, "-m", "tests.bench.limit", *files, "--contexts", str(case.n_contexts)]
         said, _ = spans.run(command, log=folder / "limit.log", environment=dict(os.environ))
         found["limit"] = json.loads(said)
     return found
@@ -180,9 +182,7 @@ def compare(case: Case, options: Options, peer: dict[str, Any]) -> dict[str, Any
     assert len(theirs) >= N_EQUAL_FEATURES, f"{len(theirs)} features compared; {N_EQUAL_FEATURES} are asked for"
     mine = ours.top_contexts(folder / "ours", list(theirs))
     compared = {
-        feature: equality.compare(
-            feature, places, mine[feature], lambda context, position, f=feature: truth.token(f, context, position)
-        )
+        feature: equality.compare(feature, places, mine[feature], partial(truth.token, feature))
         for feature, places in theirs.items()
     }
     unexplained = [
@@ -224,7 +224,7 @@ def _target(what: str, measured: float, is_reached: bool) -> dict[str, Any]:
     return {"what": what, "measured": round(measured, 3), "is_reached": is_reached}
 
 
-def _median(runs: Any) -> dict[str, Any]:
+def _median(runs: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """The run whose CPU seconds are in the middle; of an even number, the lower one of the two."""
     ordered = sorted(runs, key=lambda run: run["cpu_s"])
     return ordered[(len(ordered) - 1) // 2]
@@ -236,14 +236,16 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--blocks", type=int, default=4, help="feature blocks the peer computes; 2 at least")
     parser.add_argument("--rounds", type=int, default=1, help="how often ours and the limit run; the median counts")
     parser.add_argument("--ours", type=str.split, default=[], help="more arguments for ours, in one string")
-    parser.add_argument("--ours-fp32", type=str.split, default=[], help="those of the run that overhead is taken from")
+    parser.add_argument(
+        "--ours-fp32", type=str.split, default=["--screen", "fp32"], help="those of the run that overhead is taken from"
+    )
     parser.add_argument("--quick", action="store_true", help="two small cases, a few minutes")
     parser.add_argument("--write", action="store_true", help=f"keep the result in {RESULT.relative_to(REPOSITORY)}")
     args = parser.parse_args()
     if args.blocks < 2:
         parser.error("--blocks must be 2 or more: the first block carries what comes once")
-    if args.quick and args.write:
-        parser.error("--quick leaves out what the docs show: run without it to --write")
+    if args.write and (args.quick or len(args.cases) < len(CASES)):
+        parser.error("the docs show every case: run without --quick and --cases to --write")
     return args
 
 

@@ -18,7 +18,6 @@ import numpy as np
 from backend.settings import REPOSITORY
 from tests.bench import machine, ours, plot, workload
 
-ROOT = REPOSITORY / "data" / "bench"
 RESULT = REPOSITORY / "tests" / "bench" / "results" / "scaling.json"
 DRAWING = REPOSITORY / "docs" / "scaling.svg"
 
@@ -51,7 +50,7 @@ def main() -> None:
     if args.quick and args.write:
         parser.error("--quick leaves out what is drawn: run without it to --write")
     axes = QUICK_AXES if args.quick else AXES
-    made = workload.ensure(ROOT, (point.shape for points in axes.values() for point in points))
+    made = workload.ensure(workload.ROOT, (point.shape for points in axes.values() for point in points))
     found = {name: measure(name, points, made, args.ours) for name, points in axes.items()}
     line = {**machine.facts(), "arguments": args.ours, "axes": found}
     print(json.dumps(line))
@@ -62,11 +61,11 @@ def main() -> None:
 
 def measure(axis: str, points: Sequence[Point], made: workload.Workload, extra: Sequence[str]) -> dict[str, Any]:
     """The points of one axis and the lines through them."""
-    scratch = ROOT / "runs" / f"scaling-{axis}"
+    scratch = workload.ROOT / "runs" / f"scaling-{axis}"
     shutil.rmtree(scratch, ignore_errors=True)
     found = []
     for point in points:
-        files = ["--model", made.model, "--sae", made.sae("jumprelu", point.shape), "--tokens", made.tokens]
+        files = ours.files(made, "jumprelu", point.shape)
         ours.warm_up(files, scratch / "warm", extra)
         run = ours.run(files, scratch / "run", point.n_contexts, extra)
         n_tokens = point.n_contexts * workload.CONTEXT_SIZE

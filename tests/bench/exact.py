@@ -48,7 +48,7 @@ def our_residuals(model: Path, hook_point: HookPoint, rows: NDArray[np.integer])
     """Residuals as the engine computes them, in its batches."""
     loaded = language_model.load(str(model), device=torch.device("cpu"), dtype=torch.float32)
     capture = language_model.resolve(loaded, hook_point)
-    batches = torch.from_numpy(rows.astype(np.int64)).split(activation_index.BATCH_CONTEXTS)
+    batches = torch.split(torch.from_numpy(rows.astype(np.int64)), activation_index.BATCH_CONTEXTS)
     return np.concatenate([language_model.residuals(loaded, capture, batch).numpy() for batch in batches])
 
 

@@ -31,7 +31,7 @@ def main() -> None:
     dictionary = sae.load(args.sae, device=cpu)
     capture = language_model.resolve(model, dictionary.description.hook_point)
     rows = torch.from_numpy(np.load(args.tokens)[: args.contexts].astype(np.int64))
-    batches = rows.split(activation_index.BATCH_CONTEXTS)
+    batches = torch.split(rows, activation_index.BATCH_CONTEXTS)
     with torch.inference_mode():
         x = language_model.residuals(model, capture, batches[0]).flatten(0, 1)
         tile = min(TILES, key=lambda tile: _seconds_of(dictionary.W_enc, x, tile))

@@ -18,6 +18,11 @@ SPAN = ("encode", "finish", "write")
 NOT_COMPUTE = ("import", "export")
 
 
+def files(made: workload.Workload, architecture: str, shape: workload.Shape) -> list[str | Path]:
+    """The arguments that say which model, SAE and tokens; the peer's runner and the limit take the same."""
+    return ["--model", made.model, "--sae", made.sae(architecture, shape), "--tokens", made.tokens]
+
+
 def run(files: Sequence[str | Path], out: Path, n_contexts: int, extra: Sequence[str]) -> dict[str, Any]:
     """Seconds, by stage and in sum, and peak memory of one run on the first `n_contexts` contexts."""
     limit = ["--tokens-limit", str(n_contexts * workload.CONTEXT_SIZE), "--threads", "1"]

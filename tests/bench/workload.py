@@ -1,4 +1,4 @@
-"""The workload that both engines are given: a model, token rows and SAEs, made on the spot and kept below `data/bench`.
+"""The workload that both engines are given: a model, token rows and SAEs, made on the spot and kept below `.bench`.
 
 Nothing is downloaded, and the same interpreter makes the same workload again.
 - Text: the standard library of this Python, documents in order of a hash of their names.
@@ -31,14 +31,15 @@ from demo import stdlib_text
 from workers.compute import corpus as corpora
 from workers.compute import language_model
 
-VERSION = 1
+ROOT = REPOSITORY / ".bench"
+"""What the benches make and keep: this workload, the peer's environment, scratch files of a run."""
 DEMO_MODEL = REPOSITORY / "demo" / "weights" / "stdlib-4l"
 HOOK_POINT = names.HookPoint(2, "hook_resid_post")
 CONTEXT_SIZE, N_CONTEXTS = 128, 8192
 TEXT_BYTES = 6_000_000
 SEED, DENSITY_SIGMA, DEAD_FRACTION = 0, 1.0, 0.02
 N_CALIBRATION_CONTEXTS = 256
-FINAL_GAIN, MIN_TOP_LOGIT = 2.0, 0.6
+FINAL_GAIN, MIN_TOP_LOGIT = 4.0, 0.6
 TYPICAL_L0, MAX_DENSITY = 40, 0.5
 BLOCK_FEATURES = 1024
 
@@ -152,7 +153,7 @@ def save_sae(folder: Path, architecture: str, weights: dict[str, Tensor], k: int
 def _key() -> str:
     """What the workload depends on."""
     digest = hashlib.sha256((DEMO_MODEL / "model.safetensors").read_bytes())
-    digest.update(repr((VERSION, sys.version_info[:3], Path(__file__).read_text())).encode())
+    digest.update(repr((sys.version_info[:3], Path(__file__).read_text())).encode())
     return digest.hexdigest()[:12]
 
 
@@ -206,14 +207,15 @@ def _densities(shape: Shape, generator: torch.Generator) -> Tensor:
 
 def _cuts(x: Tensor, W_enc: Tensor, densities: Tensor) -> tuple[Tensor, Tensor]:
     """For each feature the pre-activation that its density of tokens exceeds, and the largest."""
-    cuts, highest = torch.empty(len(densities)), torch.empty(len(densities))
-    n_above = (densities * len(x)).round().long().clamp(min=1)
+    n_below = len(x) - (densities * len(x)).round().long().clamp(min=1)
+    cuts, highest = np.empty(len(densities), np.float32), np.empty(len(densities), np.float32)
     for start in range(0, len(densities), BLOCK_FEATURES):
-        block = slice(start, start + BLOCK_FEATURES)
-        top = (x @ W_enc[:, block]).topk(int(n_above[block].max()) + 1, dim=0).values
-        highest[block] = top[0]
-        cuts[block] = top.gather(0, n_above[block][None])[0]
-    return cuts, highest
+        for i, row in enumerate((W_enc[:, start : start + BLOCK_FEATURES].T @ x.T).numpy(), start):
+            at = int(n_below[i])
+            row.partition((at - 1, at))
+            cuts[i] = (row[at - 1] + row[at]) / 2  # between two tokens, lest one lie at every threshold
+            highest[i] = row[at:].max()
+    return torch.from_numpy(cuts), torch.from_numpy(highest)
 
 
 def _check_top_logits(model: language_model.LanguageModel, W_dec: Tensor) -> None:

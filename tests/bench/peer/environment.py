@@ -1,4 +1,4 @@
-"""SAEDashboard's own virtual environment, made once from PyPI and kept below `data/bench`.
+"""SAEDashboard's own virtual environment, made once from PyPI and kept below `.bench`.
 
 Exact versions are in `requirements.txt`. torch comes first and with what it requires, since its PyPI build brings
 libraries of its own; everything else comes with no dependency looked up, or `decode-clt` would replace torch.
@@ -29,9 +29,8 @@ def ensure(folder: Path) -> Path:
         subprocess.CalledProcessError: pip failed; its own words are in `<folder>.log`.
     """
     stamp = folder / "requirements.sha256"
-    digest = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
     python = folder / "bin" / "python"
-    if stamp.is_file() and stamp.read_text() == digest:
+    if stamp.is_file() and stamp.read_text() == digest():
         return python
     print(f"installing SAEDashboard 0.8.0 into {folder} (a minute or two)", file=sys.stderr)
     shutil.rmtree(folder, ignore_errors=True)
@@ -44,8 +43,13 @@ def ensure(folder: Path) -> Path:
             [*pip, "--no-deps", "--requirement", REQUIREMENTS],
         ):
             subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
-    stamp.write_text(digest)
+    stamp.write_text(digest())
     return python
+
+
+def digest() -> str:
+    """What an environment made from the requirements is known by."""
+    return hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
 
 
 def variables() -> dict[str, str]:

@@ -95,7 +95,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     )  # fmt: skip
     tokens = torch.from_numpy(np.load(args.tokens)[: args.contexts].astype(np.int64))
     torch.save(tokens, f"{runner.cfg.outputs_dir}/tokens_{args.contexts}.pt")
-    clock, examples = Clock(), []
+    clock = Clock()
+    examples: list[tuple[int, int, int, float]] = []
     watch(clock, examples)
     clock.mark()
     runner.run()
