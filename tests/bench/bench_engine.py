@@ -71,6 +71,7 @@ EQUALITY_CASE = "jumprelu-4096-4096"
 def main() -> None:
     """Measure, compare, print; write with --write. Ends with 1 where a difference is unexplained."""
     args = _arguments()
+    spans.stop_with_us()
     cases = QUICK_CASES if args.quick else tuple(case for case in CASES if case.name in args.cases)
     python = environment.ensure(workload.ROOT / "peer-venv")
     made = workload.ensure(workload.ROOT, (case.shape for case in cases))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from backend.settings import REPOSITORY
-from tests.bench import machine, ours, plot, workload
+from tests.bench import machine, ours, plot, spans, workload
 
 RESULT = REPOSITORY / "tests" / "bench" / "results" / "scaling.json"
 DRAWING = REPOSITORY / "docs" / "scaling.svg"
@@ -49,6 +49,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick and args.write:
         parser.error("--quick leaves out what is drawn: run without it to --write")
+    spans.stop_with_us()
     axes = QUICK_AXES if args.quick else AXES
     made = workload.ensure(workload.ROOT, (point.shape for points in axes.values() for point in points))
     found = {name: measure(name, points, made, args.ours) for name, points in axes.items()}

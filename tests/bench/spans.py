@@ -1,6 +1,8 @@
 """Seconds and memory of child processes, and a long run's seconds from its first blocks."""
 
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,6 +56,11 @@ def estimate(before: Seconds, blocks: Sequence[Seconds], n_blocks: int) -> Estim
     )
     total = Seconds(fixed.wall_s + n_blocks * per_block.wall_s, fixed.cpu_s + n_blocks * per_block.cpu_s)
     return Estimate(total, fixed, per_block, n_blocks, len(blocks))
+
+
+def stop_with_us() -> None:
+    """Let a SIGTERM end this process as Ctrl-C does, so that the child being measured ends too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def run(command: Sequence[str | Path], *, log: Path, environment: dict[str, str]) -> tuple[str, int]:
