@@ -107,7 +107,8 @@ def render_scaling(result: dict[str, Any]) -> str:
             f"| {_gb(first['peak_rss_bytes'])} to {_gb(last['peak_rss_bytes'])} "
             f"| {found['lines']['peak_rss_bytes']['worst_error']:.0%} |"
         )
-    return "\n".join(lines)
+    drawing = bench_scaling.DRAWING.name
+    return "\n".join([*lines, "", f"![CPU seconds and peak memory against tokens, features and L0]({drawing})"])
 
 
 def _conditions(result: dict[str, Any]) -> str:

@@ -79,6 +79,15 @@ def test_every_reason_has_its_row() -> None:
     assert "512 features of `jumprelu-4096-4096`, 10,240 of SAEDashboard's places" in rendered
 
 
+def test_the_ends_of_an_axis_and_the_drawing_are_shown() -> None:
+    points = [{"x": x, "cpu_s": x / 1000, "peak_rss_bytes": 1e9 + x} for x in (4096, 8192, 65536)]
+    line = {"intercept": 0.0, "slope": 1.0, "worst_error": 0.034}
+    result = MACHINE | {"axes": {"features": {"points": points, "lines": {"cpu_s": line, "peak_rss_bytes": line}}}}
+    rendered = render.render_scaling(result)
+    assert "| features | 4,096 | 65,536 | 4.1 to 65.5 | 3% | 1.00 GB to 1.00 GB | 3% |" in rendered
+    assert "(scaling.svg)" in rendered
+
+
 def test_only_the_lines_between_the_markers_change() -> None:
     begin, end = render.markers("engine")
     page = f"before\n{begin}\nold\n{end}\nafter\n"
