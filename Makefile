@@ -56,6 +56,7 @@ bench: ## Run the short measurements in tests/bench
 bench-gpu: ## Measure from tokens to dashboards on a CUDA device: tests/bench/results/gpu.json
 	@$(SETUP) dev
 	@$(BIN)/python -m tests.bench.gpu.bench_gpu $(ARGS)
+
 bench-engine: ## Measure side by side with SAEDashboard, half an hour; ARGS=--quick takes minutes, ARGS=--write keeps it
 	@$(SETUP) dev
 	@$(BIN)/python -m tests.bench.bench_engine $(ARGS)
