@@ -25,7 +25,7 @@ def files(made: workload.Workload, architecture: str, shape: workload.Shape) -> 
 
 def run(files: Sequence[str | Path], out: Path, n_contexts: int, extra: Sequence[str]) -> dict[str, Any]:
     """Seconds, by stage and in sum, and peak memory of one run on the first `n_contexts` contexts."""
-    limit = ["--tokens-limit", str(n_contexts * workload.CONTEXT_SIZE), "--threads", "1"]
+    limit = ["--tokens-limit", str(n_contexts * workload.CONTEXT_SIZE), "--threads", "1", "--quality-tokens", "0"]
     command = [sys.executable, "-m", "workers.standalone", *files, *limit, *extra, "--out", out]
     said, peak = spans.run(command, log=out.with_suffix(".log"), environment=dict(os.environ))
     line = json.loads(said)
