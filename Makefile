@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Only from the command line: a TORCH that happens to be in someone's environment means something else.
 SETUP := bin/setup $(if $(filter command,$(origin TORCH)),--torch "$(TORCH)")
 
-.PHONY: help setup run test lint fix types check test-gpu bench bench-engine bench-scaling bench-gpu migrate revision pin clean
+.PHONY: help setup run test lint fix types check test-gpu bench bench-gpu bench-engine bench-scaling migrate revision pin clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
