@@ -30,6 +30,8 @@ TILE = 256
 """Features whose logit lens is one matrix product. Part of its last bits, so tiles are counted from feature 0 whatever
 range is asked for; work is saved where ranges begin and end on tiles."""
 MAX_FIRINGS = 2**22
+FIRING_BYTES = 40
+"""Memory a firing takes while its block is finished: its columns, and what its feature's summaries make of them."""
 
 
 @dataclass(frozen=True, slots=True)
