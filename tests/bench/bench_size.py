@@ -159,7 +159,12 @@ def _compile_first(folder: Path) -> None:
     corpus = Corpus(rows, (), is_first_masked=True)
     encoder = cast(Encoder, MadeUpEncoder(tiny))
     found = activation_index.index_residuals(
-        lambda start, stop: [torch.zeros(64, 8, 1)], [encoder], corpus, first_context=0, n_contexts=64, batch_contexts=64
+        lambda start, stop: [torch.zeros(64, 8, 1)],
+        [encoder],
+        corpus,
+        first_context=0,
+        n_contexts=64,
+        batch_contexts=64,
     )
     parts = [part for _, part in found]
     directions = torch.nn.functional.normalize(torch.randn(512, D_IN), dim=1)

@@ -30,6 +30,8 @@ FEATURE_TILE = 512
 """A tile's product is 1 MB and its encoder weights as much: the second-level cache of today's cores."""
 TOP_K_ROW_TILE = 128
 _SAMPLE_ROWS = 512
+_LEAST = float(np.finfo(np.float32).smallest_subnormal)
+"""Floor of a token nothing is known of: zero does not fire."""
 _REACH = 2.0
 """Features that no row of this many times the sample's largest norm could fire are left out of the product."""
 
@@ -73,6 +75,8 @@ class Encoder:
         self._limit = sae.threshold.numpy().astype(np.float64) - self._bias
         self._choice: ScreenName = screen
         self._plan: _Plan | None = None
+        self._guess = 0.0
+        """Top-k: floor under the k-th largest value, as a share of the token's norm; it changes the time only."""
         self._lock = threading.Lock()
 
     @property
@@ -181,19 +185,59 @@ class Encoder:
 
     @np.errstate(over="ignore")  # beyond fp32's range a value is infinite, here as in a matrix product
     def _top_k(self, plan: _Plan, x: NDArray[np.float32], counts: NDArray[np.bool_]) -> Firings:
+        """The first floor under a token's k-th largest value is a guess from other tokens; where it was too high, again."""
+        k = self.sae.description.k or 0
+        rows = plan.screen.rows(x)
+        floor = np.maximum(self._guess * rows.norm, _LEAST).astype(np.float32)
+        row, feature, value = self._best(plan, x, rows, counts, floor)
+        n_above = np.bincount(row[value >= floor[row]], minlength=len(x))
+        again = np.flatnonzero(counts & (n_above < k) & (floor > _LEAST))
+        if len(again):
+            least = np.full(len(again), _LEAST, np.float32)
+            more = self._best(plan, x[again], rows.take(again), np.ones(len(again), np.bool_), least)
+            is_kept = ~np.isin(row, again)
+            row = np.concatenate([row[is_kept], again[more[0]].astype(np.uint32)])
+            order = np.argsort(row, kind="stable")
+            row = row[order]
+            feature = np.concatenate([feature[is_kept], more[1]])[order]
+            value = np.concatenate([value[is_kept], more[2]])[order]
+        self._guess = self._next_guess(row, value, rows.norm, k)
+        if not self.sae.description.is_scaled_by_decoder_norm:
+            value = value * self._norm[feature]
+        return Firings(row, feature, value)
+
+    def _next_guess(
+        self, row: NDArray[np.uint32], value: NDArray[np.float32], norm: NDArray[np.float64], k: int
+    ) -> float:
+        """A share of a token's norm that its k-th largest value seldom falls below."""
+        if len(row) == 0:
+            return 0.0
+        starts = np.flatnonzero(np.diff(row, prepend=row[:1] + np.uint32(1)))
+        is_full = np.diff(starts, append=len(row)) == k
+        smallest = np.minimum.reduceat(value, starts) / np.maximum(norm[row[starts]], _LEAST)
+        usual = smallest[is_full & np.isfinite(smallest)]
+        return 0.95 * float(np.quantile(usual, 0.02)) if 2 * len(usual) > len(starts) else 0.0
+
+    def _best(
+        self,
+        plan: _Plan,
+        x: NDArray[np.float32],
+        rows: screens.Rows,
+        counts: NDArray[np.bool_],
+        floor: NDArray[np.float32],
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.float32]]:
+        """Row, feature and ranked value of each token's k largest among those that reach its floor."""
         screen, k = plan.screen, self.sae.description.k or 0
-        is_scaled = self.sae.description.is_scaled_by_decoder_norm
-        ranked_by = self._norm if is_scaled else self._ones
+        ranked_by = self._norm if self.sae.description.is_scaled_by_decoder_norm else self._ones
         unit = (ranked_by * screen.scale).astype(np.float32)
         shift = (ranked_by * (self._bias + screen.offset)).astype(np.float32)
-        rows = screen.rows(x)
         error = screens.row_norms(x) * (x.shape[1] + 2) * exact.FLOAT64_STEP
         product = torch.empty((min(TOP_K_ROW_TILE, len(x)), FEATURE_TILE), dtype=screen.dtype)
         found = firing_kernels.Candidates(min(TOP_K_ROW_TILE, len(x)), self.sae.d_sae)
-        parts = []
+        parts = [(np.zeros(0, np.uint32), np.zeros(0, np.uint32), np.zeros(0, np.float32))]
         for low in range(0, len(x), TOP_K_ROW_TILE):
             high = min(low + TOP_K_ROW_TILE, len(x))
-            found.clear(k)
+            found.clear(k, floor[low:high])
             for first in range(0, self.sae.d_sae, FEATURE_TILE):
                 stop = min(first + FEATURE_TILE, self.sae.d_sae)
                 tile = product.flatten()[: (high - low) * (stop - first)].view(high - low, stop - first)
@@ -213,11 +257,9 @@ class Encoder:
                 pre[i] = exact.inner_product(x[low + int(row[i])], self._weights.numpy()[f], float(self._bias[f]))
             value = pre * ranked_by[feature]
             kept = firing_kernels.largest(row, value, k, high - low)
-            scaled = value[kept] if is_scaled else value[kept] * self._norm[feature[kept]]
-            parts.append((row[kept] + np.uint32(low), feature[kept], scaled))
-        if not parts:
-            return Firings(np.zeros(0, np.uint32), np.zeros(0, np.uint32), np.zeros(0, np.float32))
-        return Firings(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+            parts.append((row[kept] + np.uint32(low), feature[kept], value[kept]))
+        row, feature, value = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return row, feature, value
 
 
 def normalise(sae: Sae, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_in"]:

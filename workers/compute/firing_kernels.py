@@ -130,16 +130,16 @@ class Candidates:
 
     def __init__(self, n_rows: int, n_features: int) -> None:
         self.floor = np.empty(n_rows, np.float32)
-        """The k-th largest value is at least this; it starts just above zero, for zero does not fire."""
+        """What does not reach it is not among the k largest."""
         self.n = np.empty(n_rows, np.int64)
         self.trigger = np.empty(n_rows, np.int64)
         shape = (n_rows, n_features)  # room for ties of all of them; untouched pages cost no memory
         self.feature = np.empty(shape, np.uint32)
         self.low, self.high = np.empty(shape, np.float32), np.empty(shape, np.float32)
 
-    def clear(self, k: int) -> None:
-        """Begin other tokens."""
-        self.floor[:] = np.finfo(np.float32).smallest_subnormal
+    def clear(self, k: int, floor: NDArray[np.float32]) -> None:
+        """Begin other tokens, with a floor under each."""
+        self.floor[: len(floor)] = floor
         self.n[:] = 0
         self.trigger[:] = max(_TRIGGER, 4 * k)
 

@@ -56,8 +56,7 @@ class Neighbours:
         rows, counts = screen.rows(x), np.ones(len(x), np.bool_)
         error = self._norm[low:high] * (x.shape[1] + 2) * exact.FLOAT64_STEP
         product = torch.empty((len(x), COLUMNS), dtype=screen.dtype)
-        found.clear(k)
-        found.floor[:] = -np.inf  # unlike firings, cosines may be negative
+        found.clear(k, np.full(len(x), -np.inf, np.float32))  # unlike firings, cosines may be negative
         found.n[len(x) :] = 0
         for first in range(0, len(self._directions), COLUMNS):
             stop = min(first + COLUMNS, len(self._directions))

@@ -45,6 +45,10 @@ class Rows:
     norm: NDArray[np.float64]
     """‖x‖ for fp32, at least ‖x - μ‖ for int8."""
 
+    def take(self, rows: NDArray[np.intp]) -> "Rows":
+        """Some of the rows."""
+        return Rows(self.left[torch.from_numpy(rows)], self.gain[rows], self.a[rows], self.b[rows], self.norm[rows])
+
 
 class Float32Screen:
     """The BLAS's fp32 product."""

@@ -91,7 +91,9 @@ def test_encoding_is_the_definition_to_the_bit(
     with pytest.MonkeyPatch.context() as patch:
         for name in ("ROW_TILE", "FEATURE_TILE", "TOP_K_ROW_TILE"):
             patch.setattr(encoder, name, tile)
-        firings = encoder.Encoder(dictionary, screen=screen).encode(torch.from_numpy(x))
+        made = encoder.Encoder(dictionary, screen=screen)
+        made.encode(torch.from_numpy(x[::-1].copy()))  # what it learns from other tokens changes no answer
+        firings = made.encode(torch.from_numpy(x))
     expected = reference.encode(dictionary, encoder.normalise(dictionary, torch.from_numpy(x)).numpy())
     encoding.assert_firings(firings, expected)
 
@@ -125,6 +127,26 @@ def test_rows_ascend_for_each_feature(tmp_path: Path) -> None:
         firings = encoder.Encoder(dictionary).encode(x)
         for feature in range(dictionary.d_sae):
             assert (np.diff(firings.row[firings.feature == feature].astype(np.int64)) > 0).all()
+
+
+def test_top_k_after_tokens_that_mislead_it() -> None:
+    """Floors learned from tokens that fire strongly are too high for others, which are then done again."""
+    rng = np.random.default_rng(8)
+    weights = rng.standard_normal((32, 300)).astype(np.float32)
+    state = {"W_enc": weights, "W_dec": weights.T.copy(), "b_dec": np.zeros(32, np.float32)}
+    state["b_enc"] = np.zeros(300, np.float32)
+    dictionary = encoding.make("topk", state, k=12)
+    strong = np.repeat(weights[:, :1].T, 200, axis=0) + 0.1 * rng.standard_normal((200, 32)).astype(np.float32)
+    mixed = np.concatenate([strong[:50], rng.standard_normal((90, 32)).astype(np.float32) * 3, strong[50:60]])
+    mixed[70] = 0
+    misled = encoder.Encoder(dictionary, screen="int8")
+    misled.encode(torch.from_numpy(strong))
+    assert misled._guess > 0
+    found = misled.encode(torch.from_numpy(mixed))
+    fresh = encoder.Encoder(dictionary, screen="fp32").encode(torch.from_numpy(mixed))
+    for name in ("row", "feature", "value"):
+        assert np.array_equal(getattr(found, name), getattr(fresh, name))
+    assert len(found.row) == 12 * (len(mixed) - 1)
 
 
 def test_top_k_larger_than_a_tile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
