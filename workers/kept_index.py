@@ -44,11 +44,15 @@ def tokens_key(source_id: int, postings_key: str) -> str:
     return f"indexes/{source_id}/{job_id}/{'-'.join(name)}.tokens"
 
 
-def put_tokens(blobs: storage.Store, key: str, scratch: Path, postings: Postings, *, context_size: int) -> None:
-    """Store which features fire on the tokens of a part of the postings."""
+def put_tokens(
+    blobs: storage.Store, key: str, scratch: Path, postings: Postings, *, context_size: int
+) -> dict[str, Any]:
+    """Store which features fire on the tokens of a part of the postings; what `name_files` has to know of the file."""
     first, packed = index_packing.pack_part(postings, context_size=context_size)
     files.write_tokens(scratch, packed, first_token=first * context_size, n_features=postings.n_features)
+    n_bytes = scratch.stat().st_size
     blobs.put(key, scratch)
+    return {"key": key, "first": first * context_size, "n_bytes": n_bytes, "is_empty": not postings.context.size}
 
 
 @contextlib.contextmanager
@@ -67,32 +71,30 @@ def features_file(
         yield lambda block: writer.add(index_packing.pack_features(block, context_size=context_size, n_tokens=n_tokens))
 
 
+def put_features(blobs: storage.Store, key: str, scratch: Path, *, first: int) -> dict[str, Any]:
+    """Store a finished features file; what `name_files` has to know of it."""
+    n_bytes = scratch.stat().st_size
+    blobs.put(key, scratch)
+    return {"key": key, "first": first, "n_bytes": n_bytes}
+
+
 def name_files(
-    session: Session, blobs: storage.Store, revision_id: int, features: Sequence[tuple[int, str]], tokens: Sequence[str]
+    session: Session, revision_id: int, features: Sequence[dict[str, Any]], tokens: Sequence[dict[str, Any] | None]
 ) -> None:
     """Make these blobs the revision's index, and count their size.
 
-    Where a tokens file is missing (a worker whose setting forbids indexes has encoded the part) none is kept.
+    Where one is missing (a worker whose setting forbids indexes has encoded the part) none is kept.
 
     Args:
         session: Committed by the caller.
-        blobs: Where they are.
         revision_id: A revision of theirs.
-        features: (first feature, key) of each range.
-        tokens: Key of each part, in order of context.
+        features: What `put_features` gave for each range, ascending.
+        tokens: What `put_tokens` gave for each part, in order of context; None for one that was not put.
     """
-    missing = [key for key in tokens if not blobs.exists(key)]
-    if missing:
-        logs.event(_logger, "index.not_kept", revision_id=revision_id, n_missing=len(missing))
+    given = [file for file in tokens if file is not None]
+    if len(given) < len(tokens):
+        logs.event(_logger, "index.not_kept", revision_id=revision_id, n_missing=len(tokens) - len(given))
         return
-    found: dict[str, list[dict[str, Any]]] = {
-        "features": [{"key": key, "first": first} for first, key in sorted(features)],
-        "tokens": [],
-    }
-    for key in tokens:
-        with blobs.local(key) as path:
-            file = files.read_tokens(path)
-            if file.n_tokens:
-                found["tokens"].append({"key": key, "first": file.first_token})
-    n_bytes = sum(blobs.size(file["key"]) for kind in found.values() for file in kind)
-    kept_index.set_files(session, revision_id, found, n_bytes)
+    used = {"features": list(features), "tokens": [file for file in given if not file["is_empty"]]}
+    named = {kind: [{"key": file["key"], "first": file["first"]} for file in of] for kind, of in used.items()}
+    kept_index.set_files(session, revision_id, named, sum(file["n_bytes"] for of in used.values() for file in of))

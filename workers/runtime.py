@@ -6,7 +6,7 @@ reuse of loaded weights from one shard to the next; the arithmetic is in `worker
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from backend import errors, names
+from backend.formats import sae_files
 from backend.formats.dashboards import Dashboard
 from backend.formats.quality import Quality
 from backend.services import ingest
@@ -31,7 +32,7 @@ from workers.compute import (
     sae,
 )
 from workers.compute import corpus as corpora
-from workers.compute.encoder import SCREENS, ScreenName
+from workers.compute.encoder import SCREENS, Encoder, ScreenName
 from workers.compute.encoder_cuda import CudaEncoder
 from workers.compute.long_contexts import LongContexts
 
@@ -39,6 +40,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 DEFAULT_CONTEXT = 128
 MAX_CONTEXT = 65_536
 """Positions are stored in two bytes."""
+MEASURE_S = 2.0
+MEASURE_RUNS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +52,7 @@ class Spec:
     """A text file, a folder of .txt files, or a .npy of token rows."""
     is_tokens: bool = False
     hook_point: str = ""
-    """Empty: the one in the SAE's configuration."""
+    """Of every source; empty: the one in each SAE's configuration."""
     context_size: int = 0
     """0: the SAE's own, or 128."""
     max_tokens: int = 0
@@ -63,7 +66,7 @@ class Spec:
     """How the encoder finds what may fire; it changes the time, never the result."""
     seed: int = 0
     quality_tokens: int = 65_536
-    """Tokens the source's quality is measured on; 0: it is not."""
+    """Tokens each source's quality is measured on; 0: it is not."""
     keep_index: bool | None = None
     """Keep the activation index; None: if it is small enough."""
     batch_contexts: int = 0
@@ -71,14 +74,22 @@ class Spec:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """A model and an SAE on one device."""
+class LoadedSource:
+    """An SAE at its place in the model."""
 
-    model: language_model.LanguageModel
     sae: sae.Sae
     encoder: encoders.AnyEncoder
     capture: language_model.Capture
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model and SAEs of it on one device."""
+
+    model: language_model.LanguageModel
     vocabulary: list[str]
+    sources: tuple[LoadedSource, ...]
+    """As asked for; empty where none was."""
 
 
 @dataclass(slots=True)
@@ -136,27 +147,62 @@ def set_threads(n: int) -> int:
     return n
 
 
-def load(model: str, sae_folder: Path, spec: Spec) -> Loaded:
-    """Load model and SAE and check one against the other; raises `InvalidInputError` or `UnsupportedError`."""
+class Resident:
+    """What a worker keeps loaded from one shard to the next: the last model, and the SAEs asked of it."""
+
+    def __init__(self) -> None:
+        self._model_key: object = None
+        self._model: tuple[language_model.LanguageModel, list[str]] | None = None
+        self._sources: dict[object, LoadedSource] = {}
+
+    def get(self, model: str, folders: Sequence[str], spec: Spec, *, keep: Sequence[str] = ()) -> Loaded:
+        """Model and SAEs, loaded if they are not the ones at hand; what is in neither `folders` nor `keep` is dropped.
+
+        Raises:
+            InvalidInputError: Files are not what they should be, or an option is unknown.
+            UnsupportedError: The model cannot run with one of the SAEs.
+        """
+        key = (model, written_at(model), spec.device, spec.dtype, spec.threads)
+        if self._model is None or self._model_key != key:
+            self._model, self._sources = None, {}  # before loading, so that two models are never resident
+            self._model, self._model_key = load_model(model, spec), key
+        keys = {folder: (folder, written_at(folder), spec.hook_point, spec.screen) for folder in (*folders, *keep)}
+        self._sources = {key: source for key, source in self._sources.items() if key in keys.values()}
+        for folder in folders:
+            if keys[folder] not in self._sources:
+                self._sources[keys[folder]] = load_source(self._model[0], Path(folder), spec)
+        return Loaded(*self._model, tuple(self._sources[keys[folder]] for folder in folders))
+
+
+def load(model: str, folders: Sequence[Path], spec: Spec) -> Loaded:
+    """Load a model and SAEs and check one against the other; raises as `Resident.get`."""
+    return Resident().get(model, [str(folder) for folder in folders], spec)
+
+
+def load_model(model: str, spec: Spec) -> tuple[language_model.LanguageModel, list[str]]:
+    """A model and its vocabulary; raises `InvalidInputError` or `UnsupportedError`."""
     if spec.dtype not in DTYPES:
         raise errors.InvalidInputError(f"dtype '{spec.dtype}' is unknown.", hint=f"Use one of {', '.join(DTYPES)}.")
     if spec.screen not in SCREENS:
         raise errors.InvalidInputError(f"screen '{spec.screen}' is unknown.", hint=f"Use one of {', '.join(SCREENS)}.")
     set_threads(spec.threads)
-    device = pick_device(spec.device)
-    dictionary = sae.load(sae_folder, device=device)
+    loaded = language_model.load(model, device=pick_device(spec.device), dtype=DTYPES[spec.dtype])
+    return loaded, language_model.vocabulary(loaded)
+
+
+def load_source(model: language_model.LanguageModel, folder: Path, spec: Spec) -> LoadedSource:
+    """An SAE, checked against its place in the model; raises `InvalidInputError` or `UnsupportedError`."""
+    dictionary = sae.load(folder, device=model.device)
     description = dictionary.description
-    loaded = language_model.load(model, device=device, dtype=DTYPES[spec.dtype])
     hook_point = names.parse_hook_point(spec.hook_point) if spec.hook_point else description.hook_point
-    capture = language_model.resolve(loaded, hook_point, is_centred=description.is_centred)
-    width = language_model.width(loaded, capture)
+    capture = language_model.resolve(model, hook_point, is_centred=description.is_centred)
+    width = language_model.width(model, capture)
     if width != description.d_in:
         raise errors.UnsupportedError(
             f"{hook_point} of this model has width {width}; the SAE reads {description.d_in}.",
             hint="Check the model, and the hook point (--hook).",
         )
-    encoder = encoders.of(dictionary, screen=spec.screen)
-    return Loaded(loaded, dictionary, encoder, capture, language_model.vocabulary(loaded))
+    return LoadedSource(dictionary, encoders.of(dictionary, screen=spec.screen), capture)
 
 
 def build_corpus(
@@ -165,9 +211,8 @@ def build_corpus(
     """Token rows for a spec, and longer ones to evaluate on where the corpus is text that has them.
 
     Raises:
-        InvalidInputError: The corpus does not fit the model.
+        InvalidInputError: The corpus does not fit model and SAEs.
     """
-    description = loaded.sae.description
     special = loaded.model.special_tokens
     max_tokens = spec.max_tokens or None
     if spec.is_tokens:
@@ -180,9 +225,10 @@ def build_corpus(
         )
         _check_context(rows.rows.shape[1], loaded)
         return rows, None
-    size = spec.context_size or min(description.context_size or DEFAULT_CONTEXT, loaded.model.n_context)
+    wanted = sae_files.common_contexts([source.sae.description for source in loaded.sources], spec.context_size)
+    size = spec.context_size or min(wanted.context_size or DEFAULT_CONTEXT, loaded.model.n_context)
     _check_context(size, loaded)
-    samples = _longer_samples(loaded, spec, size)
+    samples = _longer_samples(loaded, spec, size, prepend_bos=wanted.prepend_bos)
 
     def hear(document: NDArray[np.integer]) -> None:
         for each in samples:
@@ -190,20 +236,20 @@ def build_corpus(
 
     rows = corpora.from_documents(
         corpora.read_documents(Path(spec.corpus)), loaded.model.tokenizer, special_tokens=special,
-        n_vocabulary=len(loaded.vocabulary), context_size=size, prepend_bos=description.prepend_bos,
+        n_vocabulary=len(loaded.vocabulary), context_size=size, prepend_bos=wanted.prepend_bos,
         max_tokens=max_tokens, on_progress=on_progress, on_document=hear,
     )  # fmt: skip
     return rows, evaluation.longest_of(samples)
 
 
-def _longer_samples(loaded: Loaded, spec: Spec, context_size: int) -> tuple[LongContexts, ...]:
+def _longer_samples(loaded: Loaded, spec: Spec, context_size: int, *, prepend_bos: bool) -> tuple[LongContexts, ...]:
+    """For the source that was trained on the longest contexts, so that they are longer for all."""
     if not spec.quality_tokens:
         return ()
-    description = loaded.sae.description
-    begin = loaded.model.tokenizer.bos_token_id if description.prepend_bos else None
+    trained = max((source.sae.description.context_size or 0 for source in loaded.sources), default=0)
     return evaluation.longer_samples(
-        description.context_size, context_size, min(loaded.model.n_context, MAX_CONTEXT),
-        n_tokens=spec.quality_tokens, begin=begin, seed=spec.seed,
+        trained or None, context_size, min(loaded.model.n_context, MAX_CONTEXT), n_tokens=spec.quality_tokens,
+        begin=loaded.model.tokenizer.bos_token_id if prepend_bos else None, seed=spec.seed,
     )  # fmt: skip
 
 
@@ -220,23 +266,24 @@ def encode(
     n_contexts: int,
     batch_contexts: int,
     on_batch: Callable[[int], None],
-) -> Iterator[activation_index.Postings]:
-    """Postings of one shard, in parts."""
-    if isinstance(loaded.encoder, CudaEncoder):
-        parts = activation_index_cuda.index_shard(
-            loaded.model, [(loaded.capture, loaded.encoder)], rows,
+) -> Iterator[tuple[int, activation_index.Postings]]:
+    """(number of the source, postings) of one shard, in parts; one forward pass for all sources."""
+    on_gpu = [(each.capture, each.encoder) for each in loaded.sources if isinstance(each.encoder, CudaEncoder)]
+    if on_gpu:
+        return activation_index_cuda.index_shard(
+            loaded.model, on_gpu, rows,
             first_context=first_context, n_contexts=n_contexts, batch_contexts=batch_contexts, on_batch=on_batch,
         )  # fmt: skip
-    else:
-        parts = activation_index.index_shard(
-            loaded.model, [(loaded.capture, loaded.encoder)], rows, first_context=first_context, n_contexts=n_contexts,
-            batch_contexts=batch_contexts, n_threads=torch.get_num_threads(), on_batch=on_batch,
-        )  # fmt: skip
-    return (postings for _, postings in parts)
+    places = [(each.capture, each.encoder) for each in loaded.sources if isinstance(each.encoder, Encoder)]
+    return activation_index.index_shard(
+        loaded.model, places, rows, first_context=first_context, n_contexts=n_contexts,
+        batch_contexts=batch_contexts, n_threads=torch.get_num_threads(), on_batch=on_batch,
+    )  # fmt: skip
 
 
 def evaluate(
     loaded: Loaded,
+    source: LoadedSource,
     rows: corpora.Corpus,
     longer: NDArray[np.integer] | None,
     spec: Spec,
@@ -244,7 +291,7 @@ def evaluate(
     on_batch: Callable[[int], None] = lambda n_tokens: None,
 ) -> Quality:
     """The source's quality on a sample of the corpus and on the longer contexts."""
-    subject = quality.Subject(loaded.model, loaded.capture, loaded.encoder)
+    subject = quality.Subject(loaded.model, source.capture, source.encoder)
     return evaluation.evaluate(subject, rows, longer, n_tokens=spec.quality_tokens, seed=spec.seed, on_batch=on_batch)
 
 
@@ -253,24 +300,50 @@ def n_evaluated(rows: corpora.Corpus, longer: NDArray[np.integer] | None, spec: 
     return evaluation.n_units(rows, longer, n_tokens=spec.quality_tokens)
 
 
+def measure(loaded: Loaded, rows: corpora.Corpus, *, batch_contexts: int) -> float:
+    """Tokens this machine encodes in a second, all sources together, from some batches of the corpus."""
+    n_contexts = min(rows.n_contexts, batch_contexts * torch.get_num_threads())
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        for _ in encode(
+            loaded, rows, first_context=0, n_contexts=n_contexts, batch_contexts=batch_contexts, on_batch=lambda _: None
+        ):
+            pass
+        return time.perf_counter() - start
+
+    n_tokens: int = n_contexts * rows.rows.shape[1]
+    n_runs, total = 1, seconds()
+    if total < MEASURE_S:  # else it is no matter that the first run warms up too
+        n_runs, total = 0, 0.0
+        while total < MEASURE_S and n_runs < MEASURE_RUNS:
+            n_runs, total = n_runs + 1, total + seconds()
+    return n_runs * n_tokens / total
+
+
 def finish(
     loaded: Loaded,
+    source: LoadedSource,
     parts: list[activation_index.Postings],
     rows: corpora.Corpus,
     *,
     seed: int,
+    first: int = 0,
+    stop: int | None = None,
     on_postings: Callable[[activation_index.Postings], None] = lambda block: None,
 ) -> Iterator[list[Dashboard]]:
-    """Every feature's dashboard, block by block, from the postings of all shards in order; `on_postings` hears each."""
-    inputs = dashboards.FinishInputs(loaded.sae.directions(), loaded.sae.decoder_norm, _lens(loaded), seed=seed)
-    return dashboards.finish(inputs, parts, rows, on_postings=on_postings)
+    """Dashboards of features first:stop, block by block, from the postings of all shards; `on_postings` hears each."""
+    directions = source.sae.directions()
+    lens = _lens(loaded.model, source.capture)
+    inputs = dashboards.FinishInputs(directions, source.sae.decoder_norm, lens, seed=seed)
+    return dashboards.finish(inputs, parts, rows, first=first, stop=stop, on_postings=on_postings)
 
 
-def _lens(loaded: Loaded) -> torch.Tensor | None:
+def _lens(model: language_model.LanguageModel, capture: language_model.Capture) -> torch.Tensor | None:
     """The unembedding as seen from the hook point; None where no linear path leads there, and pages say so."""
     try:
-        residual_map = language_model.residual_map(loaded.model, loaded.capture)
-        W_U = language_model.unembedding(loaded.model)
+        residual_map = language_model.residual_map(model, capture)
+        W_U = language_model.unembedding(model)
     except errors.UnsupportedError:
         return None
     return W_U if residual_map is None else residual_map @ W_U

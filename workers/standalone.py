@@ -1,14 +1,16 @@
-"""`eyepiece compute`: one SAE's dashboards in this process, with no servers.
+"""`eyepiece compute`: the dashboards of SAEs of one model in this process, with no servers.
 
 The same functions as the tasks, called in a row: prepare, encode by shards, finish, evaluate. Prints one JSON line with
 wall and CPU seconds by stage; `compute_cpu_s` is what the dashboards cost: all but imports, evaluation and export.
 Writes under --out: `dashboards.bin` (every feature packed), `contexts.npy`, `vocabulary.json`, `quality.json` (by
-position), `summary.json`; `export/` on request.
+position), `summary.json`; `export/` on request. Several SAEs share one forward pass and have a folder of
+their own each, named by the source's id.
 """
 
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,8 +25,8 @@ from rich.console import Console
 
 from backend import errors, names
 from backend.formats import dashboards as packed
-from backend.formats import neuronpedia_files, quality
-from backend.formats.quality import DENSE
+from backend.formats import neuronpedia_files, quality, sae_files
+from backend.formats.quality import DENSE, Quality
 from backend.services import catalog, features
 from workers import runtime
 from workers.compute import activation_index
@@ -43,11 +45,11 @@ class _Summary:
 
 def compute(
     model: Annotated[str, Option(help="Local Hugging Face folder, or a hub name.")],
-    sae: Annotated[Path, Option(help="SAELens folder.")],
+    sae: Annotated[list[Path], Option(help="SAELens folder, or a folder of them; may be given several times.")],
     out: Annotated[Path, Option(help="Folder to write.")],
     corpus: Annotated[Path | None, Option(help="Text file, or folder of .txt files.")] = None,
     tokens: Annotated[Path | None, Option(help=".npy of token rows, used as they are.")] = None,
-    source: Annotated[str, Option(help="Source id; default {layer}-{folder}.")] = "",
+    source: Annotated[str, Option(help="Source id of one SAE; default {layer}-{folder}.")] = "",
     hook: Annotated[str, Option(help="Hook point, where it is not the one in cfg.json.")] = "",
     context_size: Annotated[int, Option(help="Tokens a context; default the SAE's own.")] = 0,
     tokens_limit: Annotated[int, Option(help="Use at most this many tokens; 0 uses all.")] = 0,
@@ -56,10 +58,10 @@ def compute(
     threads: Annotated[int, Option(help="Torch threads; 0 uses the physical cores.")] = 0,
     screen: Annotated[str, Option(help="auto, fp32 or int8: changes the time, never the result.")] = "auto",
     seed: Annotated[int, Option(help="Of the interval samples.")] = 0,
-    quality_tokens: Annotated[int, Option(help="Tokens the source's quality is measured on; 0: it is not.")] = 65_536,
+    quality_tokens: Annotated[int, Option(help="Tokens a source's quality is measured on; 0: it is not.")] = 65_536,
     export: Annotated[str, Option(help="'neuronpedia' also writes its layout under OUT/export.")] = "",
 ) -> None:
-    """Compute one SAE's dashboards in this process, with no servers."""
+    """Compute dashboards in this process, with no servers."""
     if (corpus is None) == (tokens is None):
         raise errors.InvalidInputError("give either --corpus or --tokens.")
     if export not in ("", "neuronpedia"):
@@ -69,55 +71,63 @@ def compute(
         context_size=context_size, max_tokens=tokens_limit, device=device, dtype=dtype, threads=threads,
         screen=cast(ScreenName, screen), seed=seed, quality_tokens=quality_tokens,
     )  # fmt: skip
+    folders = [folder.resolve() for given in sae for folder in sae_files.folders_of(given)]
+    if source and len(folders) > 1:
+        raise errors.InvalidInputError(f"--source names one SAE; {len(folders)} are given.", hint="Leave it out.")
     console = Console(stderr=True)
     clock = runtime.Stopwatch()
     clock.add("import", time.time() - psutil.Process().create_time(), time.process_time())
     with TemporaryDirectory(prefix="eyepiece-") as scratch, console.status("preparing") as status:
         with clock.stage("prepare"):
-            loaded = runtime.load(model, sae.resolve(), spec)
+            loaded = runtime.load(model, folders, spec)
             rows, longer = runtime.build_corpus(loaded, spec)
-        n_done = 0
-
-        def on_batch(n_tokens: int) -> None:
-            nonlocal n_done
-            n_done += n_tokens
-            status.update(f"encoding: {n_done:,} of {rows.rows.size:,} tokens")
-
         with clock.stage("encode"):
-            parts = []
             size = runtime.batch_contexts(loaded, spec, rows)
-            plan = activation_index.shards(rows.n_contexts, n_shards=_n_shards(rows), size=size)
-            for number, (first, n) in enumerate(plan):
-                found_here = runtime.encode(
-                    loaded, rows, first_context=first, n_contexts=n, batch_contexts=size, on_batch=on_batch
-                )
-                for part, postings in enumerate(found_here):
-                    path = Path(scratch) / f"{number}-{part}.postings"
-                    postings.write(path, {})
-                    parts.append(activation_index.read(path))
-        with clock.stage("finish"):
-            found = []
-            for block in runtime.finish(loaded, parts, rows, seed=seed):
-                found += block
-                status.update(f"finishing: {len(found):,} of {loaded.sae.d_sae:,} features")
-        measured = None
-        if quality_tokens:
-            status.update("evaluating")
-            with clock.stage("evaluate"):
-                measured = runtime.evaluate(loaded, rows, longer, spec)
-        with clock.stage("write"):
-            result = _write(out, loaded, rows, found)
-        if export:
-            with clock.stage("export"):
-                source_id = source or names.default_source_id(loaded.capture.hook_point.layer, sae.resolve().name)
-                ref = (Path(model).name, source_id, Path(spec.corpus).name)
-                _export(out / "export", loaded, rows, found, ref)
-    line = result | clock.report()
-    if measured is not None:
-        line |= {"quality": _figures(measured)}
-        (out / "quality.json").write_bytes(orjson.dumps(quality.to_json(measured)))
+            parts = _encode(loaded, rows, size, Path(scratch), status.update)
+        results = []
+        for folder, of, postings in zip(folders, loaded.sources, parts, strict=True):
+            source_id = source or names.default_source_id(of.capture.hook_point.layer, folder.name)
+            into = out if len(folders) == 1 else out / source_id
+            with clock.stage("finish"):
+                found = []
+                for block in runtime.finish(loaded, of, postings, rows, seed=seed):
+                    found += block
+                    status.update(f"finishing {source_id}: {len(found):,} of {of.sae.d_sae:,} features")
+            measured = None
+            if quality_tokens:
+                status.update(f"evaluating {source_id}")
+                with clock.stage("evaluate"):
+                    measured = runtime.evaluate(loaded, of, rows, longer, spec)
+            with clock.stage("write"):
+                results.append({"source": source_id} | _write(into, loaded, rows, found, measured))
+            if export:
+                with clock.stage("export"):
+                    ref = (Path(model).name, source_id, Path(spec.corpus).name)
+                    _export(into / "export", loaded, of, rows, found, ref)
+    line = (results[0] if len(results) == 1 else {"sources": results}) | clock.report()
     (out / "summary.json").write_bytes(orjson.dumps(line, option=orjson.OPT_INDENT_2))
     typer.echo(json.dumps(line))
+
+
+def _encode(
+    loaded: runtime.Loaded, rows: Corpus, size: int, scratch: Path, say: Callable[[str], None]
+) -> list[list[activation_index.Postings]]:
+    """Of each source, the postings of all shards in order of context, as files under `scratch`."""
+    n_done = 0
+
+    def on_batch(n_tokens: int) -> None:
+        nonlocal n_done
+        n_done += n_tokens
+        say(f"encoding: {n_done:,} of {rows.rows.size:,} tokens")
+
+    parts: list[list[activation_index.Postings]] = [[] for _ in loaded.sources]
+    for first, n in activation_index.shards(rows.n_contexts, n_shards=_n_shards(rows), size=size):
+        found = runtime.encode(loaded, rows, first_context=first, n_contexts=n, batch_contexts=size, on_batch=on_batch)
+        for i, postings in found:
+            path = scratch / f"{i}-{len(parts[i])}.postings"
+            postings.write(path, {})
+            parts[i].append(activation_index.read(path))
+    return parts
 
 
 def _n_shards(rows: Corpus) -> int:
@@ -125,7 +135,10 @@ def _n_shards(rows: Corpus) -> int:
     return max(1, round(rows.rows.size / SHARD_TOKENS))
 
 
-def _write(out: Path, loaded: runtime.Loaded, rows: Corpus, found: list[packed.Dashboard]) -> dict[str, Any]:
+def _write(
+    out: Path, loaded: runtime.Loaded, rows: Corpus, found: list[packed.Dashboard], measured: Quality | None
+) -> dict[str, Any]:
+    """One source's files, and what there is to say of it."""
     out.mkdir(parents=True, exist_ok=True)
     blobs = [packed.pack(dashboard) for dashboard in found]
     offsets = np.cumsum([0, *map(len, blobs)], dtype=np.int64)
@@ -135,6 +148,10 @@ def _write(out: Path, loaded: runtime.Loaded, rows: Corpus, found: list[packed.D
     (out / "vocabulary.json").write_bytes(orjson.dumps(loaded.vocabulary))
     n_firings = sum(dashboard.n_firings for dashboard in found)
     n_tokens = rows.n_tokens
+    said: dict[str, Any] = {}
+    if measured is not None:
+        (out / "quality.json").write_bytes(orjson.dumps(quality.to_json(measured)))
+        said = {"quality": _figures(measured)}
     activations = math.fsum(d.moments.mean * d.n_firings for d in found if d.n_firings)
     return {
         "n_features": len(found),
@@ -146,10 +163,11 @@ def _write(out: Path, loaded: runtime.Loaded, rows: Corpus, found: list[packed.D
         "mean_l0": round(n_firings / n_tokens, 4),
         "mean_l1": round(activations / n_tokens, 4),
         "bytes_per_feature": round(int(offsets[-1]) / len(found)),
+        **said,
     }
 
 
-def _figures(measured: quality.Quality) -> dict[str, Any]:
+def _figures(measured: Quality) -> dict[str, Any]:
     """The metrics over each sample; by position they are in `quality.json`."""
     samples = {"corpus": measured.corpus, "longer": measured.longer}
     return {
@@ -161,16 +179,21 @@ def _figures(measured: quality.Quality) -> dict[str, Any]:
 
 
 def _export(
-    out: Path, loaded: runtime.Loaded, rows: Corpus, found: list[packed.Dashboard], ref: tuple[str, str, str]
+    out: Path,
+    loaded: runtime.Loaded,
+    of: runtime.LoadedSource,
+    rows: Corpus,
+    found: list[packed.Dashboard],
+    ref: tuple[str, str, str],
 ) -> None:
     """Neuronpedia's layout; `ref` is model, source and the corpus's name."""
     model, source, corpus = ref
     now = datetime.now(UTC)
     facts = runtime.model_facts(loaded)
-    sae = loaded.sae.description
+    sae = of.sae.description
     view = catalog.SourceView(
-        model=model, name=source, set_name=names.source_set_of(source), hook_point=str(loaded.capture.hook_point),
-        layer=loaded.capture.hook_point.layer, architecture=sae.architecture, d_in=sae.d_in, d_sae=sae.d_sae,
+        model=model, name=source, set_name=names.source_set_of(source), hook_point=str(of.capture.hook_point),
+        layer=of.capture.hook_point.layer, architecture=sae.architecture, d_in=sae.d_in, d_sae=sae.d_sae,
         config=sae.config, created_at=now, revision_id=0, corpus=corpus, n_corpus_tokens=rows.n_tokens,
         n_corpus_contexts=rows.n_contexts, context_size=rows.rows.shape[1], computed_at=now,
     )  # fmt: skip

@@ -1,11 +1,13 @@
-"""`eyepiece add`: register a model and an SAE, queue the dashboards, follow them. `eyepiece jobs` and `status`."""
+"""`eyepiece add`: register a model and SAEs, queue the dashboards, follow them. `eyepiece jobs` and `status`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy.orm import Session
 
 from backend import broker, errors, names, wakeups
 from backend.cli import connection, follow
@@ -20,10 +22,10 @@ Data = Annotated[Path | None, Option(help="Data folder; default `data`, or EYEPI
 
 def add(
     model: Annotated[str, typer.Argument(help="Local Hugging Face folder, or a hub name.")],
-    sae: Annotated[Path, Option(help="SAELens folder.")],
+    sae: Annotated[list[Path], Option(help="SAELens folder, or a folder of them; may be given several times.")],
     corpus: Annotated[Path | None, Option(help="Text file, or folder of .txt files.")] = None,
     tokens: Annotated[Path | None, Option(help=".npy of token rows, used as they are.")] = None,
-    source: Annotated[str, Option(help="Source id; default {layer}-{folder}.")] = "",
+    source: Annotated[str, Option(help="Source id of one SAE; default {layer}-{folder}.")] = "",
     model_id: Annotated[str, Option(help="Model id; default the folder's name.")] = "",
     hook: Annotated[str, Option(help="Hook point, where it is not the one in cfg.json.")] = "",
     context_size: Annotated[int, Option(help="Tokens a context; default the SAE's own.")] = 0,
@@ -40,7 +42,7 @@ def add(
     data: Data = None,
     watch: Annotated[bool, Option("--watch/--no-watch", help="Follow progress.")] = True,
 ) -> None:
-    """Host an SAE: register it, compute its dashboards, follow progress."""
+    """Host SAEs of one model: register them, compute their dashboards in one pass, follow progress."""
     if (corpus is None) == (tokens is None):
         raise errors.InvalidInputError("give either --corpus or --tokens.")
     given = corpus or tokens or Path()
@@ -53,32 +55,53 @@ def add(
     }  # fmt: skip
     with connection.opened(data, with_worker=watch) as link:
         with transaction(link.sessions) as session:
-            job_id, ref = register(session, model, sae, spec, source=source, model_id=model_id)
+            job_id, refs = register(session, model, sae, spec, source=source, model_id=model_id)
         wakeups.send(link.sessions, broker.celery_app(link.settings))
-        console.print(f"job {job_id} computes {ref}")
+        console.print(f"job {job_id} computes {', '.join(refs)}")
         if watch:
             (view,) = follow.follow(link.sessions, [job_id], console, on_poll=link.check)
             if view.state != "done":
                 raise errors.ConflictError(f"job {job_id} {view.state}: {view.error or 'as asked'}")
-            console.print(f"Browse {link.address}{names.source_url(*ref.split('/'))}")
+            for ref in refs:
+                console.print(f"Browse {link.address}{names.source_url(*ref.split('/'))}")
 
 
 def register(
-    session: Any, model: str, sae_folder: Path, spec: dict[str, Any], *, source: str = "", model_id: str = ""
-) -> tuple[int, str]:
-    """Check the SAE's files, register model and source, queue a job: (job id, `model/source`)."""
-    description = sae_files.describe(sae_folder.resolve())
+    session: Session,
+    model: str,
+    saes: Sequence[Path],
+    spec: dict[str, Any],
+    *,
+    source: str = "",
+    model_id: str = "",
+) -> tuple[int, list[str]]:
+    """Check the SAEs' files, register model and sources, queue one job: (job id, each `model/source`)."""
+    found = [folder.resolve() for given in saes for folder in sae_files.folders_of(given)]
+    descriptions = [sae_files.describe(folder) for folder in found]
+    if source and len(found) > 1:
+        raise errors.InvalidInputError(
+            f"--source names one SAE; {len(found)} are given.", hint="Leave it out: ids follow from layers and folders."
+        )
+    if not spec.get("is_tokens"):
+        sae_files.common_contexts(descriptions, int(spec.get("context_size") or 0))
     folder = Path(model)
     weights = str(folder.resolve()) if folder.is_dir() else model
     model_id = names.check_id(model_id or Path(model).name, "model")
-    hook_point = names.parse_hook_point(spec["hook_point"]) if spec.get("hook_point") else description.hook_point
-    name = names.check_id(source or names.default_source_id(hook_point.layer, sae_folder.resolve().name), "source")
     catalog.add_model(session, model_id, weights)
-    source_id = catalog.add_source(
-        session, model_id, name, hook_point=str(hook_point), architecture=description.architecture, d_in=description.d_in,
-        d_sae=description.d_sae, weights=str(sae_folder.resolve()), config=description.config,
-    )  # fmt: skip
-    return jobs.create(session, source_id, spec), f"{model_id}/{name}"
+    hook_point = names.parse_hook_point(spec["hook_point"]) if spec.get("hook_point") else None
+    source_ids, refs = [], []
+    for description in descriptions:
+        place = hook_point or description.hook_point
+        name = names.check_id(source or names.default_source_id(place.layer, description.folder.name), "source")
+        refs.append(f"{model_id}/{name}")
+        source_ids.append(
+            catalog.add_source(
+                session, model_id, name, hook_point=str(place), architecture=description.architecture,
+                d_in=description.d_in, d_sae=description.d_sae, weights=str(description.folder),
+                config=description.config,
+            )
+        )  # fmt: skip
+    return jobs.create(session, source_ids, spec), refs
 
 
 def list_jobs(data: Data = None) -> None:
@@ -86,7 +109,7 @@ def list_jobs(data: Data = None) -> None:
     with connection.opened(data) as link, transaction(link.sessions) as session:
         table = Table("job", "source", "state", "", box=None, pad_edge=False)
         for view in jobs.latest(session):
-            table.add_row(str(view.id), f"{view.model}/{view.source}", view.state, follow.sentence(view))
+            table.add_row(str(view.id), view.title, view.state, follow.sentence(view))
         console.print(table)
 
 

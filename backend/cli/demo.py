@@ -17,7 +17,7 @@ from demo import stdlib_text
 WEIGHTS = REPOSITORY / "demo" / "weights"
 MODEL = "stdlib-4l"
 SOURCES = ("2-res-2k", "1-res-2k", "3-res-2k")
-"""In the order they are computed: the middle layer first, since its features read best."""
+"""In the order they are finished: the middle layer first, since its features read best."""
 TEXT_BYTES = 5_000_000
 MAX_TOKENS = 1_000_000
 QUALITY_TOKENS = 16_384
@@ -25,17 +25,22 @@ QUALITY_TOKENS = 16_384
 
 
 def register(session: Session, data: Path, *, n_sources: int | None = None) -> list[int]:
-    """Host the demo; return the jobs that have yet to end, oldest first. Empty when all is computed."""
-    job_ids = []
+    """Host the demo; return the jobs that have yet to end, oldest first. Empty when all is computed.
+
+    Sources nobody has asked for yet are one job: one pass over the text.
+    """
+    job_ids: list[int] = []
+    fresh = []
     for name in SOURCES[:n_sources]:
         job = jobs.of_source(session, MODEL, name) if _is_hosted(session, name) else None
         if job is None:
-            job_ids.append(add.register(session, str(WEIGHTS / MODEL), WEIGHTS / "saes" / name, _spec(data))[0])
-        elif job.state in ("failed", "cancelled"):
-            jobs.retry(session, job.id)
+            fresh.append(WEIGHTS / "saes" / name)
+        elif job.state != "done" and job.id not in job_ids:
+            if job.state in ("failed", "cancelled"):
+                jobs.retry(session, job.id)
             job_ids.append(job.id)
-        elif job.state != "done":
-            job_ids.append(job.id)
+    if fresh:
+        job_ids.append(add.register(session, str(WEIGHTS / MODEL), fresh, _spec(data))[0])
     return job_ids
 
 

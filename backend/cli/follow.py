@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from backend.db.session import transaction
 from backend.services import jobs
+from backend.services.progress import JobView
 
 POLL_S = 0.5
 _ENDED = ("done", "failed", "cancelled")
@@ -20,7 +21,7 @@ def follow(
     console: Console,
     *,
     on_poll: Callable[[], None] = lambda: None,
-) -> list[jobs.JobView]:
+) -> list[JobView]:
     """Show the jobs until all have ended, and return how they ended. `on_poll` runs between looks and may raise."""
     percent, says = TextColumn("{task.percentage:>3.0f}%"), TextColumn("{task.fields[says]}")
     columns = (TextColumn("{task.description}"), BarColumn(), percent, says)
@@ -32,23 +33,23 @@ def follow(
                 views = [jobs.get(session, job_id) for job_id in job_ids]
             for view in views:
                 if view.id not in tasks:
-                    tasks[view.id] = progress.add_task(f"{view.model}/{view.source}", total=1.0, says="")
+                    tasks[view.id] = progress.add_task(view.title, total=1.0, says="")
                 progress.update(tasks[view.id], completed=view.fraction, says=sentence(view))
                 if not console.is_terminal and said.get(view.id) != (now := _coarsely(view)):
                     said[view.id] = now
-                    console.print(f"{view.model}/{view.source}: {sentence(view)}")
+                    console.print(f"{view.title}: {sentence(view)}")
             if all(view.state in _ENDED for view in views):
                 return views
             on_poll()
             time.sleep(POLL_S)
 
 
-def _coarsely(view: jobs.JobView) -> str:
+def _coarsely(view: JobView) -> str:
     """What a log of no terminal repeats a line for: another state, stage, or tenth of the way."""
     return f"{view.state} {view.stage} {int(view.fraction * 10)}"
 
 
-def sentence(view: jobs.JobView) -> str:
+def sentence(view: JobView) -> str:
     """What a job is doing, in a few words."""
     if view.state == "failed":
         return f"failed: {view.error}"

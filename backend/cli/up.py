@@ -90,7 +90,7 @@ def _compute_demo(settings: Settings, address: str, n_sources: int | None, super
             ended = follow.follow(sessions, job_ids, console, on_poll=supervisor.check)
             for view in ended:
                 if view.state != "done":
-                    console.print(f"{view.source}: {view.error or view.state}. See {address}{names.job_url(view.id)}")
+                    console.print(f"{view.title}: {view.error or view.state}. See {address}{names.job_url(view.id)}")
         console.print(f"Browse the demo at {address}{names.model_url(demos.MODEL)}. Ctrl-C stops Eyepiece.")
     finally:
         engine.dispose()

@@ -15,6 +15,17 @@ POOL_SIZE = 10
 MAX_OVERFLOW = 20
 """Above FastAPI's 40 worker threads only in sum: a burst waits for a connection rather than exhaust the server's 100."""
 
+DEAD_AFTER_S = 27
+"""A host that cannot be reached is given up by both sides, and what its transactions have locked is free again."""
+_SERVER_OPTIONS = {
+    "jit": "off",  # compiling a plan takes longer than any of our queries
+    "tcp_keepalives_idle": DEAD_AFTER_S // 3,
+    "tcp_keepalives_interval": DEAD_AFTER_S // 9,
+    "tcp_keepalives_count": 6,
+    "tcp_user_timeout": 1000 * DEAD_AFTER_S,
+    "idle_in_transaction_session_timeout": 120_000,
+}
+
 
 def create_engine(url: str) -> Engine:
     """A pooled engine that notices a restarted server before a request does."""
@@ -26,8 +37,11 @@ def create_engine(url: str) -> Engine:
         connect_args={
             "connect_timeout": CONNECT_TIMEOUT_S,
             "application_name": "eyepiece",
-            # Compiling a plan takes longer than any of our queries.
-            "options": "-c jit=off",
+            "keepalives_idle": DEAD_AFTER_S // 3,
+            "keepalives_interval": DEAD_AFTER_S // 9,
+            "keepalives_count": 6,
+            "tcp_user_timeout": 1000 * DEAD_AFTER_S,
+            "options": " ".join(f"-c {name}={value}" for name, value in _SERVER_OPTIONS.items()),
         },
     )
 

@@ -8,7 +8,18 @@ computation or the one before it, never half of one. Relationships are not mappe
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, DateTime, ForeignKey, Identity, Index, LargeBinary, Text, UniqueConstraint, func
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    LargeBinary,
+    Text,
+    UniqueConstraint,
+    func,
+    true,
+)
 from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, JSONB, REAL
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -191,24 +202,41 @@ class Dashboard(Base):
 
 
 class Job(Base):
-    """One computation a user asked for."""
+    """One computation a user asked for: one or more sources of a model, on one corpus, in one forward pass."""
 
     __tablename__ = "job"
 
     id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
-    source_id: Mapped[int] = mapped_column(ForeignKey("source.id", ondelete="CASCADE"), index=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("model.id", ondelete="CASCADE"))
     state: Mapped[str]
     """queued, running, done, failed or cancelled."""
     spec: Mapped[dict[str, Any]]
     """What was asked: corpus, context size, token limit, dtype, device, seed."""
     error: Mapped[str | None]
+    has_blobs: Mapped[bool] = mapped_column(server_default=true())
+    """Its postings may still be there: an ended job's are deleted once no worker writes any, see `jobs.next_to_clear`."""
     created_at: Mapped[datetime] = mapped_column(server_default=_now)
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
 
+class JobSource(Base):
+    """One of a job's sources, in the order they are finished."""
+
+    __tablename__ = "job_source"
+
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    """From 0."""
+    source_id: Mapped[int] = mapped_column(ForeignKey("source.id", ondelete="CASCADE"), index=True)
+    revision_id: Mapped[int | None] = mapped_column(ForeignKey("revision.id", ondelete="SET NULL"))
+    """What the job writes; NULL before the corpus is prepared, and once something newer has replaced it."""
+    published_at: Mapped[datetime | None]
+    """When readers began to see it."""
+
+
 class Shard(Base):
-    """A piece of a job that one worker does: `prepare` (one), `encode` (several), `finish` (one), in that order."""
+    """A piece of a job that one worker does; its stage is one of `backend.services.shards.STAGES`."""
 
     __tablename__ = "shard"
     __table_args__ = (UniqueConstraint("job_id", "stage", "number"),)
@@ -217,26 +245,40 @@ class Shard(Base):
     job_id: Mapped[int] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"))
     stage: Mapped[str]
     number: Mapped[int]
-    """From 0, in canonical order of contexts."""
+    """From 0 in each stage."""
+    source_id: Mapped[int | None] = mapped_column(ForeignKey("source.id", ondelete="CASCADE"))
+    """NULL: of all the job's sources."""
     state: Mapped[str]
-    """queued, running, done, failed or cancelled."""
-    first_context: Mapped[int] = mapped_column(server_default="0")
-    n_contexts: Mapped[int] = mapped_column(server_default="0")
-    n_done: Mapped[int] = mapped_column(BigInteger, server_default="0")
-    """Units finished: tokens while encoding, features while finishing."""
+    """queued, running, done, failed or cancelled. A running shard without a lease that holds belongs to nobody."""
+    first: Mapped[int] = mapped_column(server_default="0")
+    """Of the range the shard is about: contexts while encoding, features while finishing."""
+    n: Mapped[int] = mapped_column(server_default="0")
     n_units: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """Its work in its stage's unit; 0 while not known."""
     attempts: Mapped[int] = mapped_column(server_default="0")
-    worker: Mapped[str | None]
-    lease_until: Mapped[datetime | None]
-    """A running shard whose lease has run out belongs to nobody."""
-    sent_at: Mapped[datetime | None]
-    """When its message was last sent; NULL means it still has to be."""
+    """Times it was claimed."""
     started_at: Mapped[datetime | None]
+    """When the attempt that ended it began, once it is done."""
     finished_at: Mapped[datetime | None]
-    blob_key: Mapped[str | None]
-    """The shard's postings, once encoded."""
-    seconds: Mapped[dict[str, Any] | None]
-    """Wall and CPU seconds by stage."""
+    result: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    """What later stages need of it, such as the keys of its postings."""
+    seconds: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    """Wall and CPU seconds by step."""
+
+
+class Lease(Base):
+    """A worker's hold on a shard. A straggler's shard may have two; whoever ends it first takes both away."""
+
+    __tablename__ = "lease"
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    shard_id: Mapped[int] = mapped_column(ForeignKey("shard.id", ondelete="CASCADE"), index=True)
+    worker: Mapped[str]
+    until: Mapped[datetime]
+    """Renewed while the worker computes; past it, anybody may take the shard."""
+    n_done: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """Units of the shard done so far."""
+    started_at: Mapped[datetime] = mapped_column(server_default=_now)
 
 
 class WorkerReport(Base):

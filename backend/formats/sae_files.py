@@ -8,6 +8,7 @@ sae_lens/loading/pretrained_sae_loaders.py of SAELens 6.54.
 
 import json
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,47 @@ def describe(folder: Path) -> SaeDescription:
         is_centred=is_centred,
         config=config,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Contexts:
+    """How SAEs want a corpus cut."""
+
+    context_size: int | None
+    prepend_bos: bool
+
+
+def common_contexts(descriptions: Sequence[SaeDescription], context_size: int = 0) -> Contexts:
+    """What SAEs that share a forward pass agree on, `context_size` (if not 0) deciding for all of them.
+
+    Raises:
+        InvalidInputError: They do not.
+    """
+    wanted = {Contexts(context_size or each.context_size, each.prepend_bos) for each in descriptions}
+    if len(wanted) == 1:
+        return wanted.pop()
+    if len({each.prepend_bos for each in wanted}) > 1:
+        raise errors.InvalidInputError(
+            "some of the SAEs were trained with a BOS token before each context and some without.",
+            hint="Add them in two commands: one corpus cannot be cut both ways.",
+        )
+    sizes = sorted({str(each.context_size or "no size") for each in wanted})
+    raise errors.InvalidInputError(
+        f"the SAEs were trained on contexts of different sizes: {', '.join(sizes)}.",
+        hint="Set --context-size, or add them in several commands.",
+    )
+
+
+def folders_of(folder: Path) -> list[Path]:
+    """The SAE folder itself, or those in a folder of SAEs (a source set) by name; raises `InvalidInputError`."""
+    if (folder / CONFIG_NAME).is_file() or not folder.is_dir():
+        return [folder]
+    found = sorted(child for child in folder.iterdir() if (child / CONFIG_NAME).is_file())
+    if not found:
+        raise errors.InvalidInputError(
+            f"'{folder}' is no SAE and holds none.", hint=f"Expected {CONFIG_NAME} in it, or in folders in it."
+        )
+    return found
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

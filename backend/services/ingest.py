@@ -1,7 +1,7 @@
 """Computed dashboards into the database: a new revision by COPY, then switched to at once.
 
-Owns the SQL of writing: vocabularies, corpora, contexts, feature rows, revisions. Everything of one revision is
-written in the caller's transaction; until it commits, readers see the revision before.
+Owns the SQL of writing: vocabularies, corpora, contexts, feature rows, revisions. A revision is written range by
+range, each in a transaction of the caller's; until `publish` commits, readers see the revision before.
 """
 
 import io
@@ -22,7 +22,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Corpus, Feature, Model, Revision, Source, Vocabulary
+from backend.db.tables import Corpus, Dashboard, Feature, Model, Revision, Source, Vocabulary
 from backend.formats import dashboards, quality
 
 N_DENSITY_BINS = 50
@@ -127,6 +127,12 @@ def copy_dashboards(
     _copy(session, "dashboard (revision_id, index, packed)", rows)
 
 
+def delete_features(session: Session, revision_id: int, first: int, stop: int) -> None:
+    """Make room for features first:stop of a revision nobody sees yet."""
+    for table in (Feature, Dashboard):
+        session.execute(delete(table).where(table.revision_id == revision_id, table.index >= first, table.index < stop))
+
+
 def store_contexts(session: Session, corpus_id: int, indexes: NDArray[np.int64], rows: NDArray[np.integer]) -> None:
     """Store the contexts that examples show, those not stored yet. `rows` is the whole corpus, uint16 or uint32."""
     session.connection().exec_driver_sql(
@@ -166,13 +172,6 @@ def store_quality(session: Session, revision_id: int, measured: quality.Quality)
     session.execute(stored.values(quality=quality.to_json(measured)))
 
 
-def store_quality_of_job(session: Session, job_id: int, measured: quality.Quality) -> None:
-    """The same for the revision a job has written, if there is one already."""
-    written = session.scalars(select(Revision.id).where(Revision.job_id == job_id)).all()
-    for revision_id in written:
-        store_quality(session, revision_id, measured)
-
-
 def density_histogram(densities: NDArray[np.floating]) -> dict[str, Any]:
     """{low, high, counts}: live features by log10 density in equal bins between whole powers of ten."""
     if densities.size == 0:
@@ -181,12 +180,6 @@ def density_histogram(densities: NDArray[np.floating]) -> dict[str, Any]:
     low = min(float(np.floor(logs.min())), -1.0)
     counts, _ = np.histogram(logs, bins=N_DENSITY_BINS, range=(low, 0.0))
     return {"low": low, "high": 0.0, "counts": counts.tolist()}
-
-
-def drop_old_revisions(session: Session, source_id: int) -> None:
-    """Delete the revisions of a source that readers no longer see."""
-    current = select(Source.revision_id).where(Source.id == source_id).scalar_subquery()
-    session.execute(delete(Revision).where(Revision.source_id == source_id, Revision.id != current))
 
 
 def token_texts(texts: Sequence[str]) -> str:

@@ -617,18 +617,32 @@ class Stage(Answer):
     """Progress of one stage of a job."""
 
     name: str
+    unit: str
+    """What its work is counted in."""
     n_shards: int
     n_shards_done: int
+    n_shards_running: int
     n_units: int
     n_units_done: int
 
 
+class JobSource(Answer):
+    """Progress of one of a job's sources."""
+
+    name: str
+    n_features: int
+    n_features_done: int
+    is_published: bool
+    """Its dashboards of this job can be read."""
+
+
 class Job(Answer):
-    """One computation of a source's dashboards."""
+    """One computation of the dashboards of one or more sources."""
 
     id: int
     model: str
-    source: str
+    sources: list[JobSource]
+    """In the order they are finished."""
     state: Literal["queued", "running", "done", "failed", "cancelled"]
     stage: str
     stages: list[Stage]

@@ -12,14 +12,15 @@ Job = TypeAdapter(schemas.Job)
 @pytest.fixture
 def job_id(session):
     made = hosted.host(session)
-    job_id = jobs.create(session, made.source_id, {"corpus": "x"})
+    job_id = jobs.create(session, [made.source_id], {"corpus": "x"})
     session.commit()
     return job_id
 
 
 def test_a_job_is_as_documented(api, job_id):
     job = Job.validate_python(api.get(f"jobs/{job_id}").json())
-    assert (job.id, job.model, job.source, job.state) == (job_id, MODEL, SOURCE, "queued")
+    assert (job.id, job.model, job.state) == (job_id, MODEL, "queued")
+    assert [(source.name, source.is_published) for source in job.sources] == [(SOURCE, False)]
     assert job.stages[0].n_shards == 1
 
 

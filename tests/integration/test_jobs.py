@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select
@@ -12,17 +13,30 @@ from backend.db import tables
 from backend.db.session import transaction
 from backend.names import FeatureRef
 from backend.services import catalog, features, jobs
+from backend.services.progress import JobView
 from tests import tiny
+from tests.nursery import Forked
 from tests.site import Site
 from tests.site import site as site
+from tests.unit.embedded.waiting import until
 
 
-def stop(worker: subprocess.Popen[bytes]) -> None:
+def stop(worker: subprocess.Popen[bytes] | Forked) -> None:
     worker.terminate()
     worker.wait(20)
 
 
-def is_done(view: jobs.JobView) -> bool:
+def postings(site: Site) -> list[Path]:
+    return list((site.settings.data / "blobs" / "jobs").glob("*"))
+
+
+def is_cleared(site: Site, job_id: int) -> bool:
+    """What it left is gone."""
+    with transaction(site.sessions) as session:
+        return not session.get_one(tables.Job, job_id).has_blobs
+
+
+def is_done(view: JobView) -> bool:
     assert view.state not in ("failed", "cancelled"), view.error
     return view.state == "done"
 
@@ -30,7 +44,7 @@ def is_done(view: jobs.JobView) -> bool:
 def test_a_killed_worker_costs_time_and_nothing_else(site: Site) -> None:
     """One worker, killed with -9 while encoding, and another: the same rows as an undisturbed run with one shard."""
     killed_id = site.add("killed")
-    worker = site.start_worker()
+    worker = site.fork_worker()
     site.wake()
     view = site.wait(killed_id, lambda v: v.stage == "encode" and any(s.n_shards_done for s in v.stages[1:]))
     assert view.stages[1].n_shards >= 7
@@ -40,12 +54,12 @@ def test_a_killed_worker_costs_time_and_nothing_else(site: Site) -> None:
         assert jobs.get(session, killed_id).state == "running"
         source = catalog.source(session, "tiny-gpt2", "1-killed")
         assert source.revision_id is None, "nothing half-written is seen"
-    worker = site.start_worker()
+    worker = site.fork_worker()
     site.wait(killed_id, is_done)
     stop(worker)
 
     whole_id = site.add("whole")
-    worker = site.start_worker(shard_tokens=10_000_000)
+    worker = site.fork_worker(shard_tokens=10_000_000)
     site.wake()
     view = site.wait(whole_id, is_done)
     stop(worker)
@@ -60,18 +74,39 @@ def test_a_killed_worker_costs_time_and_nothing_else(site: Site) -> None:
         killed_quality, whole_quality = (catalog.quality(session, "tiny-gpt2", f"1-{n}") for n in ("killed", "whole"))
         assert killed_quality == whole_quality is not None
         assert whole_quality.corpus.metrics["loss_sae"].value > 0
-    assert not list((site.settings.data / "blobs" / "jobs").glob("*")), "postings are gone once used"
+    until(lambda: not postings(site), deadline_s=30)
+
+
+def test_sources_of_one_job_have_the_rows_of_jobs_of_their_own(site: Site) -> None:
+    """One forward pass for three layers, each finished in ranges: the rows of three jobs."""
+    together = ("1-set", "2-set", "0-set")
+    job_id = site.add(*together)
+    alone = [site.add(name) for name in ("2-alone", "0-alone")]
+    worker = site.fork_worker()
+    site.wake()
+    view = site.wait(job_id, is_done)
+    for other in alone:
+        site.wait(other, is_done)
+    stop(worker)
+    assert [source.name for source in view.sources] == list(together)
+    assert all(source.is_published and source.n_features_done == source.n_features for source in view.sources)
+    assert [stage.name for stage in view.stages] == ["prepare", "encode", "finish", "evaluate"]
+    assert [stage.n_shards for stage in view.stages[2:]] == [1 + 3 + 2, 3]
+    assert [stage.n_units_done for stage in view.stages] == [stage.n_units for stage in view.stages]
+    for name, same in zip(together, ("1-whole", "2-alone", "0-alone"), strict=True):
+        assert site.rows(name) == site.rows(same)
 
 
 def test_cancelling_stops_the_worker_and_retrying_ends_with_dashboards(site: Site) -> None:
     job_id = site.add("cancelled", n_documents=800)
-    worker = site.start_worker()
+    worker = site.fork_worker()
     site.wake()
     site.wait(job_id, lambda v: v.stage == "encode" and v.stages[1].n_shards_done >= 1)
     with transaction(site.sessions) as session:
         jobs.cancel(session, job_id)
     view = site.wait(job_id, lambda v: v.state == "cancelled")
     assert view.stages[1].n_shards_done < view.stages[1].n_shards
+    until(lambda: not postings(site), deadline_s=30)
     with transaction(site.sessions) as session:
         jobs.retry(session, job_id)
         with pytest.raises(errors.ConflictError, match="is queued"):
@@ -84,7 +119,7 @@ def test_cancelling_stops_the_worker_and_retrying_ends_with_dashboards(site: Sit
 def test_quality_is_measured_beyond_the_trained_context_or_not_at_all(site: Site) -> None:
     tiny.save_sae(site.folder / "sae" / "short", d_sae=64, metadata={"context_size": 8})
     measured, left_out = site.add("short", n_documents=60), site.add("bare", n_documents=60, quality_tokens=0)
-    worker = site.start_worker()
+    worker = site.fork_worker()
     for job_id in (measured, left_out):
         site.wait(job_id, is_done)
     stop(worker)
@@ -98,7 +133,7 @@ def test_quality_is_measured_beyond_the_trained_context_or_not_at_all(site: Site
 def test_a_lost_message_is_sent_again(site: Site) -> None:
     """Nobody wakes the worker for this job; its own sweep does."""
     job_id = site.add("unsent", n_documents=60)
-    worker = site.start_worker()
+    worker = site.fork_worker()
     site.wait(job_id, is_done)
     stop(worker)
 
@@ -106,8 +141,8 @@ def test_a_lost_message_is_sent_again(site: Site) -> None:
 def test_input_at_fault_fails_the_job_with_what_to_do(site: Site) -> None:
     corpus = site.folder / "short.txt"
     corpus.write_text("Too short.")
-    job_id = site.add("short", corpus=str(corpus))
-    worker = site.start_worker()
+    job_id = site.add("fault", corpus=str(corpus))
+    worker = site.fork_worker()
     view = site.wait(job_id, lambda v: v.state == "failed")
     stop(worker)
     assert view.error is not None
@@ -118,8 +153,9 @@ def test_input_at_fault_fails_the_job_with_what_to_do(site: Site) -> None:
 def test_computing_again_replaces_the_revision_at_once(site: Site) -> None:
     first = site.rows("1-whole")
     job_id = site.add("whole", n_documents=100)
-    worker = site.start_worker()
+    worker = site.fork_worker()
     site.wait(job_id, is_done)
+    until(lambda: is_cleared(site, job_id))
     stop(worker)
     assert site.rows("1-whole") != first
     with transaction(site.sessions) as session:

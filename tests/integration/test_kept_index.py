@@ -16,9 +16,10 @@ from backend.names import FeatureRef
 from backend.services import activation_index, catalog, kept_index
 from backend.services.activation_index import ActivationQuery, CofiringQuery, PairQuery
 from tests import reference
-from tests.integration.test_jobs import is_done, stop
+from tests.integration.test_jobs import is_cleared, is_done, stop
 from tests.site import Site
 from tests.site import site as site
+from tests.unit.embedded.waiting import until
 
 MODEL = "tiny-gpt2"
 
@@ -26,9 +27,10 @@ MODEL = "tiny-gpt2"
 def compute(site: Site, name: str, *, n_documents: int = 100, **settings: object) -> None:
     spec = {"keep_index": settings.pop("keep_index")} if "keep_index" in settings else {}
     job_id = site.add(name, n_documents=n_documents, **spec)
-    worker = site.start_worker(**settings)
+    worker = site.fork_worker(**settings)
     site.wake()
     site.wait(job_id, is_done)
+    until(lambda: is_cleared(site, job_id))
     stop(worker)
 
 
@@ -90,12 +92,12 @@ def test_a_job_keeps_an_index_that_says_what_its_dashboards_say(site: Site) -> N
 def test_the_answers_are_the_same_however_many_shards_and_kills(site: Site) -> None:
     compute(site, "whole", shard_tokens=10_000_000)
     job_id = site.add("killed", n_documents=100)
-    worker = site.start_worker(shard_tokens=32 * 32)
+    worker = site.fork_worker(shard_tokens=32 * 32)
     site.wake()
     site.wait(job_id, lambda v: v.stage == "encode" and v.stages[1].n_shards_done >= 1)
     os.kill(worker.pid, signal.SIGKILL)
     worker.wait()
-    worker = site.start_worker()
+    worker = site.fork_worker()
     view = site.wait(job_id, is_done)
     stop(worker)
     assert view.stages[1].n_shards > 2
@@ -107,7 +109,8 @@ def test_what_attempts_leave_behind_is_swept_and_what_a_revision_names_stays(sit
     with transaction(site.sessions) as session:
         source_id, job_id = session.execute(
             select(tables.Source.id, tables.Job.id)
-            .join(tables.Job, tables.Job.source_id == tables.Source.id)
+            .join(tables.JobSource, tables.JobSource.source_id == tables.Source.id)
+            .join(tables.Job, tables.Job.id == tables.JobSource.job_id)
             .where(tables.Source.name == "1-kept")
         ).one()
     for key in (f"indexes/{source_id}/{job_id}/00000-9.tokens", f"indexes/{source_id}/999999/0-1.features"):

@@ -100,11 +100,12 @@ def refused(response, status: int) -> str:
 
 def computed(folder: Path, kind: str, text: str) -> tuple[list[str], np.ndarray]:
     """Tokens and (token, feature) values by the dashboards' own modules, without padding or batching."""
-    loaded = runtime.load(str(folder / "tiny-gpt2"), folder / "sae" / kind, runtime.Spec(corpus="", threads=1))
+    loaded = runtime.load(str(folder / "tiny-gpt2"), [folder / "sae" / kind], runtime.Spec(corpus="", threads=1))
+    (source,) = loaded.sources
     ids = [0, *loaded.model.tokenizer(text, add_special_tokens=False)["input_ids"]]
-    x = language_model.residuals(loaded.model, loaded.capture, torch.tensor([ids]))[0]
-    firings = loaded.encoder.encode(x)
-    dense = np.zeros((len(ids), loaded.sae.d_sae), np.float32)
+    x = language_model.residuals(loaded.model, source.capture, torch.tensor([ids]))[0]
+    firings = source.encoder.encode(x)
+    dense = np.zeros((len(ids), source.sae.d_sae), np.float32)
     dense[firings.row, firings.feature] = firings.value
     return [loaded.vocabulary[i] for i in ids[1:]], dense[1:]
 

@@ -17,6 +17,7 @@ from backend.services.activation_index import (
     PairQuery,
 )
 from backend.services.features import FeatureQuery, HistogramView
+from backend.services.progress import JobSourceView
 from backend.settings import Settings
 from backend.web import definitions
 from backend.web.pages import activations, failures, features, home, jobs, models, sources
@@ -30,7 +31,16 @@ FILTERED = FeatureQuery(sort="density", is_descending=True, min_density=0.0001, 
 def pages() -> dict[str, tuple[str, Any]]:
     """Template and context by name."""
     every, bare = FeatureQuery(), samples.uncomputed_source()
-    work = (samples.job(), samples.job(id=6, source="7-res-jb", state="queued", fraction=0.0, stages=()))
+    work = (
+        samples.job(),
+        samples.job(
+            id=6,
+            sources=(JobSourceView("7-res-jb", 24_576, 0, is_published=False),),
+            state="queued",
+            fraction=0.0,
+            stages=(),
+        ),
+    )
     done = samples.job(id=3, state="done", fraction=1.0, finished_at=samples.AT)
     failed = samples.job(state="failed", error="Shard 3 failed 5 times: out of <memory>.", finished_at=samples.AT)
     short = replace(samples.quality(longer=0), notes=("Longer contexts are not measured: the model takes 128 tokens.",))

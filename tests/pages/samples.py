@@ -37,8 +37,8 @@ from backend.services.features import (
     LogitLensView,
     NeighbourView,
 )
-from backend.services.jobs import JobView, StageView
 from backend.services.kept_index import FeatureFacts, FiringView
+from backend.services.progress import JobSourceView, JobView, StageView
 
 GENUINE = Path(__file__).resolve().parents[3] / "shared/data/dashboards/saedashboard-gpt2-small-0-res-jb/batch-0.json"
 AT = datetime(2025, 11, 21, 3, 28, tzinfo=UTC)
@@ -334,10 +334,13 @@ def job(**changes: object) -> JobView:
     facts = {
         "id": 7,
         "model": MODEL,
-        "source": SOURCE,
+        "sources": (JobSourceView(SOURCE, 24_576, 0, is_published=False),),
         "state": "running",
         "stage": "encode",
-        "stages": (StageView("prepare", 1, 1, 0, 0), StageView("encode", 12, 5, 635_000, 290_112)),
+        "stages": (
+            StageView("prepare", "tokens", 1, 1, 0, 635_000, 635_000),
+            StageView("encode", "tokens", 12, 5, 1, 635_000, 290_112),
+        ),
         "fraction": 0.43,
         "tokens_per_s": 10_412.0,
         "seconds_left": 73.0,

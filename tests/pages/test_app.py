@@ -35,22 +35,22 @@ def client(app):
 def site(session, client):
     """A hosted source, and one whose job is queued."""
     hosted.host(session)
-    job_id = jobs.create(session, hosted.add_source(session, source="3-tiny-sae"), {})
+    job_id = jobs.create(session, [hosted.add_source(session, source="3-tiny-sae")], {})
     session.commit()
     return job_id
 
 
 PAGES = {
-    "/": 5,
-    f"/{hosted.MODEL}": 5,
-    SOURCE: 6,
-    f"{SOURCE}?sort=density&descending=1&token=%22": 6,
-    f"/{hosted.MODEL}/3-tiny-sae": 4,
+    "/": 6,
+    f"/{hosted.MODEL}": 6,
+    SOURCE: 5,
+    f"{SOURCE}?sort=density&descending=1&token=%22": 5,
+    f"/{hosted.MODEL}/3-tiny-sae": 5,
     FEATURE: 6,
     f"{SOURCE}/{hosted.DEAD}": 6,
     f"{SOURCE}/{hosted.SINGLE}": 6,
     f"{SOURCE}/{hosted.NO_LENS}": 6,
-    "/jobs": 3,
+    "/jobs": 4,
     "/definitions": 0,
 }
 """And the SQL statements each costs."""

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from backend import errors
 from backend.services.features import FeatureQuery
+from backend.services.progress import JobSourceView
 from backend.web import links
 from backend.web.pages import home, models, quality, sources
 from tests.pages import dom, preview, samples
@@ -222,7 +223,11 @@ def test_a_model_without_facts_is_told_without_them():
 
 
 def test_only_the_newest_job_of_a_source_counts():
-    latest = (samples.job(id=9, state="done"), samples.job(id=8), samples.job(id=7, source="x", state="cancelled"))
+    latest = (
+        samples.job(id=9, state="done"),
+        samples.job(id=8),
+        samples.job(id=7, sources=(JobSourceView("x", 8, 0, is_published=False),), state="cancelled"),
+    )
     assert home.under_way(latest) == {}
     assert home.under_way(latest[1:2]) == {(samples.MODEL, samples.SOURCE): latest[1]}
 

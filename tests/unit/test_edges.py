@@ -8,7 +8,7 @@ import pytest
 
 from backend import broker, errors, names, storage
 from backend.cli import follow
-from backend.services.jobs import JobView, StageView
+from backend.services.progress import JobSourceView, JobView, StageView
 from backend.settings import Settings
 
 
@@ -78,16 +78,19 @@ def job(state: str = "running", *stages: StageView, **rest: object) -> JobView:
     given = {"tokens_per_s": None, "seconds_left": None, "error": None} | rest
     stage = stages[-1].name if stages else "prepare"
     times = {"created_at": datetime.now(UTC), "started_at": None, "finished_at": None}
-    return JobView(1, "m", "s", state, stage, stages, 0.5, **given, **times)
+    return JobView(1, "m", (JobSourceView("s", 8, 0, is_published=False),), state, stage, stages, 0.5, **given, **times)
 
 
 def test_a_job_says_what_it_is_doing() -> None:
-    encode = StageView("encode", 7, 3, 700, 300)
+    encode = StageView("encode", "tokens", 7, 3, 1, 700, 300)
     assert follow.sentence(job("running", encode, tokens_per_s=12345.6, seconds_left=200.0)) == (
         "encoding, 3 of 7 shards, 12,346 tokens/s, 3 min 20 s left"
     )
-    assert follow.sentence(job("running", StageView("finish", 1, 0, 2048, 512))) == "finishing, 512 of 2,048 features"
-    evaluate = StageView("evaluate", 1, 0, 4096, 1024)
+    assert (
+        follow.sentence(job("running", StageView("finish", "features", 1, 0, 1, 2048, 512)))
+        == "finishing, 512 of 2,048 features"
+    )
+    evaluate = StageView("evaluate", "tokens", 1, 0, 1, 4096, 1024)
     assert follow.sentence(job("running", encode, evaluate)) == "evaluating, 1,024 of 4,096 tokens"
     assert follow.sentence(job("failed", encode, error="too short")) == "failed: too short"
     assert [follow.duration(s) for s in (5.2, 65, 7500)] == ["5 s", "1 min 5 s", "2 h 5 min"]

@@ -33,6 +33,6 @@ def cancel(session: DbSession, job_id: JobId) -> schemas.Job:
 
 @router.post("/{job_id}/retry")
 def retry(session: DbSession, job_id: JobId) -> schemas.Job:
-    """Go on with a job that failed or was cancelled; shards that are done stay done."""
+    """Go on with a job that failed; begin one again that was cancelled."""
     jobs.retry(session, job_id)
     return schemas.Job.model_validate(jobs.get(session, job_id))

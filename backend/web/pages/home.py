@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
-from backend.services import catalog, jobs
+from backend.services import catalog, jobs, shards
 from backend.services.catalog import ModelView
-from backend.services.jobs import JobView
+from backend.services.progress import JobView
 from backend.web import definitions, numerals, rendering
 from backend.web.dependencies import DbSession
 from backend.web.pages import commands
@@ -56,14 +56,18 @@ def define(request: Request) -> HTMLResponse:
 def context(models: tuple[ModelView, ...], latest: tuple[JobView, ...]) -> HomeContext:
     """Models and the work under way."""
     work = under_way(latest)
-    is_live = not models or any(job.state in jobs.ACTIVE for job in work.values())
+    is_live = not models or any(job.state in shards.ACTIVE for job in work.values())
     return HomeContext(models, {m.id: model_facts(m) for m in models}, work, is_live, commands.add())
 
 
 def under_way(latest: tuple[JobView, ...]) -> JobsBySource:
-    """Each source's newest job, unless it is done or was cancelled."""
-    newest = {(job.model, job.source): job for job in reversed(latest)}
-    return {key: job for key, job in newest.items() if job.state in ("queued", "running", "failed")}
+    """Each source's newest job, unless it is done with the source or was cancelled."""
+    newest = {(job.model, source.name): (job, source) for job in reversed(latest) for source in job.sources}
+    return {
+        key: job
+        for key, (job, source) in newest.items()
+        if job.state in ("queued", "running", "failed") and not source.is_published
+    }
 
 
 def model_facts(model: ModelView) -> str:

@@ -7,8 +7,8 @@ from fastapi import APIRouter, Path, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from backend import names
-from backend.services import jobs
-from backend.services.jobs import JobView
+from backend.services import jobs, shards
+from backend.services.progress import JobView
 from backend.web import rendering
 from backend.web.dependencies import DbSession
 
@@ -70,4 +70,4 @@ def retry(session: DbSession, job_id: JobId) -> RedirectResponse:
 
 def context(latest: tuple[JobView, ...]) -> JobsContext:
     """The list, and whether it may still change."""
-    return JobsContext(latest, any(job.state in jobs.ACTIVE for job in latest))
+    return JobsContext(latest, any(job.state in shards.ACTIVE for job in latest))

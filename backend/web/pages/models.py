@@ -8,7 +8,7 @@ from fastapi.responses import HTMLResponse
 
 from backend.services import catalog, jobs
 from backend.services.catalog import ModelView, SourceView
-from backend.services.jobs import JobView
+from backend.services.progress import JobView
 from backend.web import rendering
 from backend.web.dependencies import DbSession
 from backend.web.pages import home

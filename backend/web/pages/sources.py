@@ -15,7 +15,7 @@ from backend import errors
 from backend.formats.quality import Quality
 from backend.services import catalog, features, jobs
 from backend.services.features import FeaturePage, FeatureQuery, SortKey
-from backend.services.jobs import JobView
+from backend.services.progress import JobView
 from backend.web import charts, links, rendering
 from backend.web.dependencies import DbSession
 from backend.web.pages import commands, quality
@@ -149,7 +149,7 @@ def context(
     order = FeatureQuery(sort=query.sort, is_descending=query.is_descending)
     return SourceContext(
         source=source,
-        job=job if job and job.state != "done" else None,
+        job=job if job and job.state != "done" and not _is_published(job, source.name) else None,
         command=commands.add(),
         query=query,
         features=page,
@@ -166,6 +166,10 @@ def context(
         next_url=url(query.page + 1) if query.page < n_pages else "",
         json_url=links.features_api_url(source.model, source.name, query),
     )
+
+
+def _is_published(job: JobView, source: str) -> bool:
+    return any(of.name == source and of.is_published for of in job.sources)
 
 
 def _number(name: str, text: str, problems: list[str]) -> float | None:

@@ -6,7 +6,7 @@ import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Dashboard, Feature, Revision, Source
+from backend.db.tables import Dashboard, Feature, Source
 from backend.formats import dashboards
 from backend.services import catalog, ingest
 from tests import hosted
@@ -40,9 +40,10 @@ def test_any_token_text_survives_copy(session: Session) -> None:
     shown = catalog.source(session, hosted.MODEL, hosted.SOURCE)
     assert (shown.revision_id, shown.n_alive, shown.n_firings) == (revision, 1, alive.n_firings)
     assert shown.mean_l1 == alive.n_firings * alive.moments.mean / hosted.N_TOKENS
-    ingest.drop_old_revisions(session, made.source_id)
-    assert session.scalars(select(Revision.id).where(Revision.source_id == made.source_id)).all() == [revision]
     assert session.get_one(Source, made.source_id, populate_existing=True).revision_id == revision
+    ingest.delete_features(session, revision, 1, 2)
+    for table in (Feature, Dashboard):
+        assert session.scalars(select(table.index).where(table.revision_id == revision)).all() == [0]
 
 
 def test_many_features_come_back_in_order_and_undefined_numbers_as_null(session: Session) -> None:

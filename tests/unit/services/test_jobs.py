@@ -1,15 +1,16 @@
-"""Ownership and locks of jobs, without any worker."""
+"""Asking for, stopping, repeating and clearing up jobs, without any worker."""
 
 import threading
 
 import pytest
-from sqlalchemy import Engine, delete
+from sqlalchemy import Engine, delete, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from backend import errors
 from backend.db.session import transaction
-from backend.db.tables import Job, Model, Vocabulary
-from backend.services import ingest, jobs
+from backend.db.tables import Job, JobSource, Model, Revision, Shard, Source, Vocabulary
+from backend.services import ingest, jobs, shards
+from backend.services.shards import Piece
 from tests import hosted
 
 
@@ -26,21 +27,36 @@ def committed(engine: Engine):
         session.execute(delete(Vocabulary))
 
 
-def claim(session: Session, worker: str = "w1", lease_s: float = 60) -> jobs.Claim:
-    found = jobs.claim_next(session, worker=worker, lease_s=lease_s, max_attempts=3)
+def claim(session: Session, worker: str = "w1", lease_s: float = 60) -> shards.Claim:
+    found = shards.claim_next(session, worker=worker, lease_s=lease_s, max_attempts=3, straggler_s=60)
     assert found is not None
     return found
 
 
-def test_a_job_can_be_cancelled_while_its_revision_is_being_written(committed) -> None:
+def begin(session: Session, made: hosted.Hosted, job_id: int) -> int:
+    """The prepare stage done, with a revision to write and two shards to encode; the revision."""
+    prepared = claim(session)
+    assert shards.finish(session, prepared, n_units=1)
+    revision_id = ingest.begin_revision(
+        session, source_id=made.source_id, corpus_id=made.corpus_id, job_id=job_id, n_features=1, spec={}
+    )
+    jobs.set_prepared(
+        session, job_id, spec=prepared.spec | {"corpus_id": 1}, revision_ids={made.source_id: revision_id}
+    )
+    shards.plan(session, job_id, "encode", [Piece(0, 32, 100), Piece(32, 32, 100)])
+    return revision_id
+
+
+def test_a_job_can_be_cancelled_while_its_rows_are_being_written(committed) -> None:
     sessions, made = committed
     with transaction(sessions) as session:
-        job_id = jobs.create(session, made.source_id, {})
+        job_id = jobs.create(session, [made.source_id], {})
+        revision_id = begin(session, made, job_id)
         claimed = claim(session)
     with sessions() as writing:
-        ingest.begin_revision(
-            writing, source_id=made.source_id, corpus_id=made.corpus_id, job_id=job_id, n_features=1, spec={}
-        )
+        shards.lock_writing(writing, claimed)
+        made_up = hosted.every_kind()[hosted.DEAD]
+        ingest.copy_dashboards(writing, revision_id, [made_up], n_tokens=10, vocabulary=hosted.TEXTS)
 
         def cancel() -> None:
             with transaction(sessions) as session:
@@ -50,119 +66,104 @@ def test_a_job_can_be_cancelled_while_its_revision_is_being_written(committed) -
         thread.start()
         thread.join(10)
         assert not thread.is_alive(), "cancelling waits for the writer"
-        assert not jobs.finish_shard(writing, claimed, n_units=1)
+        assert not shards.finish(writing, claimed, n_units=1)
         writing.rollback()
     with transaction(sessions) as session:
         assert jobs.get(session, job_id).state == "cancelled"
 
 
-def test_a_claim_taken_over_cannot_finish_or_fail(committed) -> None:
-    sessions, made = committed
-    with transaction(sessions) as session:
-        job_id = jobs.create(session, made.source_id, {})
-        first = claim(session, "w1", lease_s=-1)
-    with transaction(sessions) as session:
-        jobs.cancel(session, job_id)
-        jobs.retry(session, job_id)
-        second = claim(session, "w2")
-        assert (first.attempt, second.attempt) == (1, 1)
-        assert not jobs.renew(session, first, lease_s=60, n_done=1, n_units=1)
-        assert not jobs.finish_shard(session, first, n_units=1)
-        jobs.fail(session, first, "stale", is_final=True)
-        assert jobs.get(session, job_id).state == "running"
-        assert jobs.finish_shard(session, second, n_units=1)
-
-
-@pytest.fixture
-def encoded(session: Session) -> int:
-    """A job prepared and encoded; finish and evaluate wait."""
-    made = hosted.host(session)
-    job_id = jobs.create(session, made.source_id, {})
-    jobs.finish_shard(session, claim(session), n_units=1)
-    jobs.plan_encoding(session, job_id, [(0, 32, 256)])
-    jobs.plan_evaluation(session, job_id, n_tokens=512)
-    jobs.finish_shard(session, claim(session), n_units=256)
-    jobs.plan_finish_if_encoded(session, job_id, n_features=6)
-    return job_id
-
-
-def test_dashboards_come_before_the_evaluation_which_is_there_for_idle_workers(session: Session, encoded: int) -> None:
-    assert jobs.get(session, encoded).stage == "finish"
-    assert [claim(session, "w1").stage, claim(session, "w2").stage] == ["finish", "evaluate"]
-    assert jobs.claim_next(session, worker="w3", lease_s=60, max_attempts=3) is None
-
-
-@pytest.mark.parametrize("is_evaluated_first", [True, False])
-def test_a_job_is_done_once_both_are(session: Session, encoded: int, is_evaluated_first: bool) -> None:
-    finish, evaluate = claim(session, "w1"), claim(session, "w2")
-    order = [evaluate, finish] if is_evaluated_first else [finish, evaluate]
-    for i, claimed in enumerate(order):
-        assert jobs.finish_shard(session, claimed, n_units=1)
-        assert jobs.settle(session, encoded) == (i == 1)
-        assert jobs.is_evaluated(session, encoded) == (i == 1 or is_evaluated_first)
-    view = jobs.get(session, encoded)
-    assert (view.state, view.fraction) == ("done", 1.0)
-    assert [stage.name for stage in view.stages] == list(jobs.STAGES)
-
-
-@pytest.mark.parametrize("is_evaluated_first", [True, False])
-def test_a_failed_evaluation_is_said_but_stops_nothing(
-    session: Session, encoded: int, is_evaluated_first: bool
-) -> None:
-    finish, evaluate = claim(session, "w1"), claim(session, "w2")
-    if is_evaluated_first:
-        jobs.fail(session, evaluate, "not finite.", is_final=True)
-        assert jobs.get(session, encoded).state == "running"
-    assert jobs.finish_shard(session, finish, n_units=6), "the dashboards are published"
-    jobs.settle(session, encoded)
-    if not is_evaluated_first:
-        jobs.fail(session, evaluate, "not finite.", is_final=True)
-    view = jobs.get(session, encoded)
-    assert view.state == "failed"
-    assert view.error is not None
-    assert view.error.startswith("the quality was not measured: not finite.")
-
-    jobs.retry(session, encoded)
-    again = claim(session)
-    assert again.stage == "evaluate"
-    assert jobs.finish_shard(session, again, n_units=1)
-    assert jobs.settle(session, encoded)
-    assert (jobs.get(session, encoded).state, jobs.get(session, encoded).error) == ("done", None)
-
-
-def test_an_evaluation_tried_too_often_is_given_up_and_the_next_shard_found(session: Session, encoded: int) -> None:
-    finish = claim(session)
-    for _ in range(3):
-        assert claim(session, lease_s=-1).stage == "evaluate"
-    assert jobs.claim_next(session, worker="w1", lease_s=60, max_attempts=3) is None
-    assert jobs.finish_shard(session, finish, n_units=6)
-    assert jobs.settle(session, encoded)
-    assert "started 3 times" in str(jobs.get(session, encoded).error)
-
-
 def test_a_source_computes_one_thing_at_a_time(session: Session) -> None:
     made = hosted.host(session)
-    job_id = jobs.create(session, made.source_id, {})
+    other = hosted.add_source(session, source="3-tiny-sae")
+    job_id = jobs.create(session, [other, made.source_id], {})
     with pytest.raises(errors.ConflictError, match=f"job {job_id} is computing"):
-        jobs.create(session, made.source_id, {})
+        jobs.create(session, [made.source_id], {})
 
 
-def test_a_shard_tried_too_often_fails_its_job(session: Session) -> None:
+def test_a_job_is_about_one_model(session: Session) -> None:
+    made, other = hosted.host(session), hosted.host(session, model="other-model")
+    with pytest.raises(errors.InvalidInputError, match="2 models"):
+        jobs.create(session, [made.source_id, other.source_id], {})
+
+
+def test_a_job_is_done_when_every_source_is_published(session: Session) -> None:
     made = hosted.host(session)
-    job_id = jobs.create(session, made.source_id, {})
-    for _ in range(3):
-        claim(session, lease_s=-1)
-    assert jobs.claim_next(session, worker="w", lease_s=60, max_attempts=3) is None
+    other = hosted.add_source(session, source="3-tiny-sae")
+    job_id = jobs.create(session, [made.source_id, other], {})
+    assert shards.finish(session, claim(session), n_units=1)
+    for source_id in (made.source_id, other):
+        shards.settle(session, job_id)
+        assert jobs.get(session, job_id).state == "running"
+        jobs.set_published(session, job_id, source_id)
+    shards.settle(session, job_id)
     view = jobs.get(session, job_id)
-    assert view.state == "failed"
-    assert "started 3 times and never ended" in (view.error or "")
+    assert (view.state, view.fraction, view.seconds_left) == ("done", 1.0, None)
+    assert [(source.name, source.is_published) for source in view.sources] == [
+        ("2-tiny-sae", True),
+        ("3-tiny-sae", True),
+    ]
+    assert view.title == "tiny-model/2-tiny-sae and 1 more"
 
 
-def test_messages_are_sent_once_and_again_when_lost(session: Session) -> None:
+def test_a_failed_job_goes_on_where_it_failed(session: Session) -> None:
     made = hosted.host(session)
-    jobs.create(session, made.source_id, {})
-    (shard_id,) = jobs.unsent(session, resend_after_s=120)
-    assert jobs.unsent(session, resend_after_s=120) == []
-    assert jobs.unsent(session, resend_after_s=-1) == [shard_id]
-    jobs.forget_sending(session, [shard_id])
-    assert jobs.unsent(session, resend_after_s=120) == [shard_id]
+    job_id = jobs.create(session, [made.source_id], {})
+    begin(session, made, job_id)
+    assert shards.finish(session, claim(session), n_units=100)
+    assert shards.fail(session, claim(session), "No.", is_final=True)
+    assert jobs.next_to_clear(session) is None, "a retry needs its postings"
+    jobs.retry(session, job_id)
+    view = jobs.get(session, job_id)
+    assert (view.state, view.stage, view.stages[1].n_shards_done) == ("queued", "encode", 1)
+
+
+def test_a_cancelled_job_is_cleared_once_nobody_works_on_it_and_begins_again(session: Session) -> None:
+    made = hosted.host(session)
+    job_id = jobs.create(session, [made.source_id], {"corpus": "x"})
+    revision_id = begin(session, made, job_id)
+    working = claim(session)
+    jobs.cancel(session, job_id)
+    assert jobs.next_to_clear(session) is None, "a worker may still write"
+    assert not shards.renew(session, working, lease_s=60, n_done=1)
+    shards.release(session, working)
+    assert jobs.next_to_clear(session) == job_id
+    jobs.set_cleared(session, job_id)
+    assert jobs.next_to_clear(session) is None
+    kept = select(Revision.id).where(Revision.source_id == made.source_id)
+    assert session.scalars(kept).all() == [made.revision_id]
+    assert revision_id != made.revision_id
+    jobs.retry(session, job_id)
+    assert [(s.stage, s.state) for s in session.scalars(select(Shard))] == [("prepare", "queued")]
+    assert session.get_one(Job, job_id, populate_existing=True).spec == {"corpus": "x"}
+
+
+def test_a_done_job_takes_away_what_its_revision_replaced_and_nothing_newer(session: Session) -> None:
+    made = hosted.host(session)
+    job_id = jobs.create(session, [made.source_id], {})
+    revision_id = begin(session, made, job_id)
+    newer = ingest.begin_revision(
+        session, source_id=made.source_id, corpus_id=made.corpus_id, job_id=None, n_features=1, spec={}
+    )
+    ingest.publish(session, revision_id)
+    jobs.set_published(session, job_id, made.source_id)
+    jobs.set_cleared(session, job_id)
+    kept = select(Revision.id).where(Revision.source_id == made.source_id).order_by(Revision.id)
+    assert session.scalars(kept).all() == [revision_id, newer]
+    assert session.scalars(select(Source.revision_id).where(Source.id == made.source_id)).one() == revision_id
+
+
+def test_a_failed_job_is_cleared_once_a_later_one_computes_its_source(session: Session) -> None:
+    made = hosted.host(session)
+    failed = jobs.create(session, [made.source_id, hosted.add_source(session, source="3-tiny-sae")], {})
+    shards.fail(session, claim(session), "No.", is_final=True)
+    assert jobs.next_to_clear(session) is None
+    jobs.create(session, [made.source_id], {})
+    assert jobs.next_to_clear(session) == failed
+
+
+def test_sources_of_a_job_keep_their_order(session: Session) -> None:
+    made = hosted.host(session)
+    other = hosted.add_source(session, source="3-tiny-sae")
+    job_id = jobs.create(session, [other, made.source_id], {})
+    assert [source.id for source in claim(session).sources] == [other, made.source_id]
+    assert session.scalars(select(JobSource.number).where(JobSource.job_id == job_id)).all() == [0, 1]

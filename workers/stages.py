@@ -1,0 +1,349 @@
+"""The stages of a job, one function each: what a claimed shard computes, stores and plans.
+
+1. `prepare`: load everything once to check it, cut the corpus, open a revision for each source, plan encode shards.
+2. `encode`: one forward pass over a run of contexts for all sources; the postings of each source are its blobs.
+3. `finish`: a range of one source's features, from the postings of all encode shards; its rows are written in one
+   transaction, and the last range of a source publishes it.
+4. `evaluate`: one source's quality, measured by whoever finds nothing else of the job to do.
+Every stage may run twice and be killed anywhere: blobs have a key of their attempt, rows of a range replace what was
+there, and a shard is finished in the transaction that writes its rows, while it is still ours.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy.orm import Session, sessionmaker
+
+from backend import errors, storage
+from backend.db import tables
+from backend.db.session import transaction
+from backend.formats.dashboards import Dashboard
+from backend.services import ingest, jobs, shards
+from backend.services.shards import Claim, ClaimedSource, Piece
+from backend.settings import Settings
+from workers import kept_index, runtime, sharding
+from workers.compute import activation_index
+from workers.compute import corpus as corpora
+from workers.leases import Heartbeat
+
+
+class OpenPostings:
+    """The postings finished last, kept mapped from one range of a source to the next."""
+
+    def __init__(self, blobs: storage.Store) -> None:
+        self._blobs = blobs
+        self._keys: Sequence[str] = ()
+        self._parts: list[activation_index.Postings] = []
+        self._files = contextlib.ExitStack()
+
+    def of(self, keys: Sequence[str]) -> list[activation_index.Postings]:
+        """Postings by blob key; checked against their checksums when first opened."""
+        if self._keys != keys:
+            self.close()
+            self._parts = [activation_index.read(self._files.enter_context(self._blobs.local(key))) for key in keys]
+            self._keys = keys
+        return self._parts
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._keys, self._parts = (), []
+        self._files.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A claimed shard, and what the worker has to do it with."""
+
+    claimed: Claim
+    heartbeat: Heartbeat
+    settings: Settings
+    sessions: sessionmaker[Session]
+    blobs: storage.Store
+    resident: runtime.Resident
+    postings: OpenPostings
+
+    @property
+    def spec(self) -> runtime.Spec:
+        """The job's options; what they leave open is the worker's to choose."""
+        stored, settings = self.claimed.spec, self.settings
+        known = {name: stored[name] for name in runtime.Spec.__slots__ if name in stored}
+        spec: dict[str, Any] = {"device": settings.device, "threads": settings.threads} | known
+        if spec["device"] == "auto":
+            spec["device"] = settings.device
+        if not spec["threads"]:
+            spec["threads"] = settings.threads
+        return runtime.Spec(**spec)
+
+    @property
+    def written_at(self) -> list[int]:
+        """When the files of the model and of each source were last replaced."""
+        sources = (source.weights for source in self.claimed.sources)
+        return [runtime.written_at(folder) for folder in (self.claimed.model_weights, *sources)]
+
+    def load(self, *sources: ClaimedSource) -> runtime.Loaded:
+        """The model with these sources; raises `InvalidInputError` where the job began with other files."""
+        written_at = self.written_at
+        if self.claimed.spec.get("written_at", written_at) != written_at:
+            raise errors.InvalidInputError(
+                "the model's or an SAE's files were replaced while the job ran.",
+                hint="Add them again to compute from the new ones.",
+            )
+        folders, all_folders = [s.weights for s in sources], [s.weights for s in self.claimed.sources]
+        return self.resident.get(self.claimed.model_weights, folders, self.spec, keep=all_folders)
+
+    @contextlib.contextmanager
+    def corpus(self) -> Iterator[tuple[corpora.Corpus, tables.Corpus]]:
+        """The prepared corpus, mapped, and its row."""
+        with transaction(self.sessions) as session:
+            corpus = session.get_one(tables.Corpus, self.claimed.spec["corpus_id"])
+            special = session.get_one(tables.Vocabulary, corpus.vocabulary_id).special_tokens
+        with self.blobs.local(corpus.blob_key) as path:
+            rows = np.load(path, mmap_mode="r", allow_pickle=False)
+            yield corpora.Corpus(rows, tuple(special), is_first_masked=corpus.is_first_masked), corpus
+
+    @contextlib.contextmanager
+    def scratch(self, name: str) -> Iterator[Path]:
+        """A path on this machine, gone afterwards."""
+        folder = self.settings.data / "run"
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder, prefix="scratch-") as scratch:
+            yield Path(scratch) / name
+
+
+def prepare(work: Work) -> None:
+    """The corpus and the plan of the encode stage."""
+    claimed, spec = work.claimed, work.spec
+    loaded = work.load(*claimed.sources)
+    rows, longer = runtime.build_corpus(loaded, spec, on_progress=work.heartbeat.at)
+    facts = _store_rows(work, rows, Path(spec.corpus).name)
+    longer_key = "" if longer is None else f"corpora/{facts.fingerprint}-{longer.shape[1]}-{claimed.job_id}.npy"
+    if longer is not None:
+        _store_array(work, longer, longer_key)
+    shard_tokens = work.settings.shard_tokens
+    batch = runtime.batch_contexts(loaded, spec, rows)
+    speed = 0.0 if shard_tokens else runtime.measure(loaded, rows, batch_contexts=batch)
+    size = rows.rows.shape[1]
+    cuts = sharding.encode_shards(
+        rows.n_contexts, size, batch_contexts=batch, tokens_per_s=speed, shard_tokens=shard_tokens
+    )
+    recorded = asdict(spec) | {"batch_contexts": batch}
+    with transaction(work.sessions) as session:
+        if not shards.finish(session, claimed, n_units=rows.rows.size, result={"tokens_per_s": speed}):
+            raise errors.CancelledError("the shard is no longer ours.")
+        vocabulary_id = ingest.store_vocabulary(session, loaded.vocabulary, loaded.model.special_tokens)
+        ingest.store_model_facts(session, claimed.model, runtime.model_facts(loaded), vocabulary_id)
+        corpus_id = ingest.store_corpus(session, claimed.model, vocabulary_id, facts)
+        revision_ids = {
+            source.id: ingest.begin_revision(
+                session, source_id=source.id, corpus_id=corpus_id, job_id=claimed.job_id,
+                n_features=of.sae.d_sae, spec=recorded,
+            )
+            for source, of in zip(claimed.sources, loaded.sources, strict=True)
+        }  # fmt: skip
+        known = claimed.spec | {"corpus_id": corpus_id, "longer_key": longer_key, "written_at": work.written_at}
+        known["batch_contexts"] = batch
+        jobs.set_prepared(session, claimed.job_id, spec=known, revision_ids=revision_ids)
+        shards.plan(session, claimed.job_id, "encode", [Piece(a, n, n * size) for a, n in cuts])
+        if spec.quality_tokens:
+            n_evaluated = runtime.n_evaluated(rows, longer, spec)
+            pieces = [Piece(0, 0, n_evaluated, source.id) for source in claimed.sources]
+            shards.plan(session, claimed.job_id, "evaluate", pieces)
+
+
+def _store_rows(work: Work, rows: corpora.Corpus, name: str) -> ingest.CorpusFacts:
+    facts = ingest.CorpusFacts(
+        name, rows.fingerprint(), rows.rows.shape[1], rows.n_contexts, rows.n_tokens, rows.is_first_masked,
+        f"corpora/{rows.fingerprint()}.npy",
+    )  # fmt: skip
+    if facts.n_tokens == 0:
+        raise errors.InvalidInputError("every token of the corpus is masked.", hint="Give ordinary text.")
+    if not work.blobs.exists(facts.blob_key):
+        _store_array(work, rows.rows, facts.blob_key)
+    return facts
+
+
+def _store_array(work: Work, array: NDArray[Any], key: str) -> None:
+    with work.scratch("array.npy") as path:
+        np.save(path, array)
+        work.blobs.put(key, path)
+
+
+def encode(work: Work) -> None:
+    """The postings of a run of contexts, for every source; the last shard plans the finish stage."""
+    claimed, clock = work.claimed, runtime.Stopwatch()
+    with clock.stage("load"):
+        loaded = work.load(*claimed.sources)
+    found = [_Parts([], [], np.zeros(0, np.int64)) for _ in claimed.sources]
+    folder = f"jobs/{claimed.job_id}/{claimed.lease_id}"
+    with _deleted_unless_done(work.blobs, folder):
+        with work.corpus() as (rows, _), clock.stage("encode"):
+            parts = runtime.encode(
+                loaded, rows, first_context=claimed.first, n_contexts=claimed.n,
+                batch_contexts=runtime.batch_contexts(loaded, work.spec, rows), on_batch=work.heartbeat.add,
+            )  # fmt: skip
+            for i, postings in parts:
+                key = f"{folder}/{i}-{len(found[i].postings)}.postings"
+                _store_part(work, claimed.sources[i], found[i], key, postings, rows.rows.shape[1])
+        result = {"sources": [of.result() for of in found]}
+        with transaction(work.sessions) as session:
+            if not shards.finish(session, claimed, n_units=claimed.n_units, result=result, seconds=clock.report()):
+                raise errors.CancelledError("the shard is no longer ours.")
+            if shards.is_done(session, claimed.job_id, "encode"):
+                _plan_finish(session, work, loaded)
+
+
+@dataclass(slots=True)
+class _Parts:
+    """What an encode shard leaves of one source."""
+
+    postings: list[str]
+    """Blob keys in order of context."""
+    tokens: list[dict[str, Any] | None]
+    """The same parts as the kept index has them, see `kept_index.put_tokens`."""
+    firings: NDArray[np.int64]
+    """Of each tile of features."""
+
+    def result(self) -> dict[str, Any]:
+        return {"postings": self.postings, "tokens": self.tokens, "firings": self.firings.tolist()}
+
+
+def _store_part(
+    work: Work,
+    source: ClaimedSource,
+    found: _Parts,
+    key: str,
+    postings: activation_index.Postings,
+    context_size: int,
+) -> None:
+    counts = sharding.count_tiles(postings)
+    found.firings = found.firings + counts if found.firings.size else counts
+    with work.scratch("part.postings") as path:
+        postings.write(path, {"job_id": work.claimed.job_id, "first_context": work.claimed.first})
+        work.blobs.put(key, path)
+    found.postings.append(key)
+    tokens = None
+    if kept_index.may_be_kept(work.settings, work.spec.keep_index):
+        with work.scratch("part.tokens") as path:
+            tokens_key = kept_index.tokens_key(source.id, key)
+            tokens = kept_index.put_tokens(work.blobs, tokens_key, path, postings, context_size=context_size)
+    found.tokens.append(tokens)
+
+
+@contextlib.contextmanager
+def _deleted_unless_done(blobs: storage.Store, folder: str) -> Iterator[None]:
+    """Nobody else knows of an attempt's blobs, so an attempt that fails takes them away."""
+    try:
+        yield
+    except BaseException:
+        blobs.delete_folder(folder)
+        raise
+
+
+def _plan_finish(session: Session, work: Work, loaded: runtime.Loaded) -> None:
+    """Ranges of each source's features, by the firings of all shards; source after source, so the first is soon there."""
+    claimed, pieces = work.claimed, []
+    found = shards.results(session, claimed.job_id, "encode")
+    for i, (source, of) in enumerate(zip(claimed.sources, loaded.sources, strict=True)):
+        cuts = sharding.finish_shards(
+            np.sum([result["sources"][i]["firings"] for result in found], axis=0),
+            d_in=of.sae.description.d_in, d_sae=of.sae.d_sae, n_vocabulary=len(loaded.vocabulary),
+            seconds=work.settings.finish_s,
+        )  # fmt: skip
+        pieces += [Piece(first, n, n, source.id) for first, n in cuts]
+    shards.plan(session, claimed.job_id, "finish", pieces)
+
+
+def finish(work: Work) -> None:
+    """The rows of a range of one source's features; the last range publishes the source."""
+    claimed, source, clock = work.claimed, work.claimed.source, runtime.Stopwatch()
+    with clock.stage("load"):
+        loaded = work.load(source)
+    with transaction(work.sessions) as session:
+        encoded = shards.results(session, claimed.job_id, "encode")
+    found = [result["sources"][claimed.sources.index(source)] for result in encoded]
+    with work.corpus() as (rows, corpus):
+        with clock.stage("finish"):
+            blocks, features = _dashboards(work, loaded, found, rows)
+        with clock.stage("write"), transaction(work.sessions) as session:
+            shown = [d.examples.context for block in blocks for d in block]
+            ingest.store_contexts(session, corpus.id, np.concatenate(shown), rows.rows)
+    with clock.stage("write"), transaction(work.sessions) as session:  # short: whoever waits for it waits little
+        shards.lock_writing(session, claimed)
+        ingest.delete_features(session, source.written_id, claimed.first, claimed.first + claimed.n)
+        for block in blocks:
+            ingest.copy_dashboards(
+                session, source.written_id, block, n_tokens=corpus.n_tokens, vocabulary=loaded.vocabulary
+            )
+        result = {"features": features}
+        if not shards.finish(session, claimed, n_units=claimed.n_units, result=result, seconds=clock.report()):
+            raise errors.CancelledError("the shard is no longer ours.")
+        if shards.is_done(session, claimed.job_id, "finish", source.id):
+            _publish(session, claimed, found)
+        shards.settle(session, claimed.job_id)
+
+
+def _dashboards(
+    work: Work, loaded: runtime.Loaded, found: list[dict[str, Any]], rows: corpora.Corpus
+) -> tuple[list[list[Dashboard]], dict[str, Any] | None]:
+    """The dashboards of the claimed range, and its file of the kept index if there is to be one."""
+    claimed, spec = work.claimed, work.spec
+    parts = work.postings.of([key for of in found for key in of["postings"]])
+    n_firings = sum(sum(of["firings"]) for of in found)
+    with contextlib.ExitStack() as stack:
+        is_kept = kept_index.is_kept(work.settings, spec.keep_index, n_firings)
+        path = stack.enter_context(work.scratch("range.features")) if is_kept else None
+        blocks = []
+        with kept_index.features_file(
+            path, first=claimed.first, context_size=rows.rows.shape[1], n_contexts=rows.n_contexts
+        ) as add_postings:
+            for block in runtime.finish(
+                loaded, loaded.sources[0], parts, rows, seed=spec.seed, first=claimed.first,
+                stop=claimed.first + claimed.n, on_postings=add_postings,
+            ):  # fmt: skip
+                blocks.append(block)
+                work.heartbeat.add(len(block))
+        if path is None:
+            return blocks, None
+        key = f"indexes/{claimed.source.id}/{claimed.job_id}/{claimed.first}-{claimed.lease_id}.features"
+        return blocks, kept_index.put_features(work.blobs, key, path, first=claimed.first)
+
+
+def _publish(session: Session, claimed: Claim, found: list[dict[str, Any]]) -> None:
+    """All ranges of the source are written: readers see them from now on."""
+    source = claimed.source
+    features = [result["features"] for result in shards.results(session, claimed.job_id, "finish", source.id)]
+    if all(features):
+        kept_index.name_files(session, source.written_id, features, [file for of in found for file in of["tokens"]])
+    ingest.publish(session, source.written_id)
+    jobs.set_published(session, claimed.job_id, source.id)
+
+
+def evaluate(work: Work) -> None:
+    """The quality of one source, stored with the revision the job writes, published already or not."""
+    claimed, source, clock = work.claimed, work.claimed.source, runtime.Stopwatch()
+    with clock.stage("load"):
+        loaded = work.load(source)
+    with work.corpus() as (rows, _), contextlib.ExitStack() as stack, clock.stage("evaluate"):
+        longer_key = claimed.spec["longer_key"]
+        longer = np.load(stack.enter_context(work.blobs.local(longer_key))) if longer_key else None
+        measured = runtime.evaluate(loaded, loaded.sources[0], rows, longer, work.spec, on_batch=work.heartbeat.add)
+    with transaction(work.sessions) as session:
+        if not shards.finish(session, claimed, n_units=claimed.n_units, seconds=clock.report()):
+            raise errors.CancelledError("the shard is no longer ours.")
+        ingest.store_quality(session, source.written_id, measured)
+        shards.settle(session, claimed.job_id)
+
+
+STAGES: dict[str, Callable[[Work], None]] = {
+    "prepare": prepare,
+    "encode": encode,
+    "finish": finish,
+    "evaluate": evaluate,
+}
+"""What does a shard of each of `backend.services.shards.STAGES`."""
