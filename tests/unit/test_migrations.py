@@ -111,3 +111,40 @@ def test_an_escape_in_the_url_is_kept():
 def test_without_a_database_it_says_which_setting_names_one():
     with pytest.raises(errors.InvalidInputError, match="EYEPIECE_DATABASE_URL"):
         migrate(Settings(database_url=""))
+
+
+def test_jobs_of_one_source_become_jobs_with_one(empty, url):
+    """Done ones keep their revision; what was not done begins again, and says so."""
+    config = configuration(Settings(database_url=url))
+    command.upgrade(config, "0003")
+    made = """
+        INSERT INTO model (id, display_name, weights) VALUES ('m', 'm', 'w');
+        INSERT INTO vocabulary (sha256, n_tokens, strings, special_tokens) VALUES ('v', 1, '', '[]');
+        INSERT INTO corpus (model_id, vocabulary_id, name, fingerprint, context_size, n_contexts, n_tokens,
+                            is_first_masked, blob_key) VALUES ('m', 1, 'c', 'f', 8, 8, 8, true, 'k');
+        INSERT INTO source_set (model_id, name) VALUES ('m', 's');
+        INSERT INTO source (model_id, name, set_name, hook_point, layer, architecture, d_in, d_sae, weights, config)
+            SELECT 'm', n || '-s', 's', 'h', n, 'topk', 4, 8, 'w', '{}' FROM generate_series(1, 3) n;
+        INSERT INTO job (source_id, state, spec, finished_at) VALUES (1, 'done', '{}', now()),
+            (2, 'running', '{"corpus": "c", "corpus_id": 1, "written_at": [1]}', NULL), (3, 'failed', '{}', now());
+        INSERT INTO revision (source_id, corpus_id, job_id, n_features, n_alive, n_firings, density_histogram, spec)
+            VALUES (1, 1, 1, 8, 8, 8, '{}', '{}');
+        INSERT INTO shard (job_id, stage, number, state, n_units, n_done)
+            SELECT job, stage, 0, CASE job WHEN 1 THEN 'done' ELSE 'running' END, 8, 8
+            FROM generate_series(1, 3) job, unnest(ARRAY['prepare', 'encode', 'finish']) stage;
+    """
+    with empty.begin() as connection:
+        connection.execute(text(made))
+    command.upgrade(config, "head")
+    with empty.connect() as connection:
+        sources = connection.execute(text("SELECT job_id, source_id, revision_id FROM job_source ORDER BY 1")).all()
+        jobs = connection.execute(text("SELECT state, spec, error FROM job ORDER BY id")).all()
+        shards = connection.execute(text("SELECT job_id, stage, state, source_id, n FROM shard ORDER BY id")).all()
+    assert sources == [(1, 1, 1), (2, 2, None), (3, 3, None)]
+    assert [(state, spec) for state, spec, _ in jobs] == [("done", {}), ("queued", {"corpus": "c"}), ("failed", {})]
+    assert "starts again" in jobs[1].error
+    assert shards[:3] == [(1, "prepare", "done", None, 0), (1, "encode", "done", None, 0), (1, "finish", "done", 1, 8)]
+    assert shards[3:] == [(2, "prepare", "queued", None, 0), (3, "prepare", "failed", None, 0)]
+    command.downgrade(config, "0003")
+    with empty.connect() as connection:
+        assert connection.execute(text("SELECT id, source_id FROM job ORDER BY id")).all() == [(1, 1), (2, 2), (3, 3)]
