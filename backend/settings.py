@@ -45,6 +45,11 @@ class Settings(BaseSettings):
         REPOSITORY / "frontend" / "dist", description="Folder of the built browser assets (`make setup` builds them)."
     )
     threads: int = Field(0, ge=0, description="Torch threads per worker; 0 uses the physical cores.")
+    memory_gb: float = Field(
+        0.0,
+        ge=0,
+        description="Gigabytes a worker may take beyond its libraries; less takes longer. 0: half of what is free.",
+    )
     device: str = Field("auto", description="Where workers compute: `auto`, `cpu`, `cuda` or `cuda:N`.")
     lease_s: float = Field(60.0, gt=0, description="Seconds a claimed shard stays with a worker that stops reporting.")
     heartbeat_s: float = Field(2.0, gt=0, description="Seconds between a worker's reports of progress.")

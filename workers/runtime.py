@@ -28,6 +28,7 @@ from workers.compute import (
     encoders,
     evaluation,
     language_model,
+    memory,
     quality,
     sae,
 )
@@ -40,6 +41,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 DEFAULT_CONTEXT = 128
 MAX_CONTEXT = 65_536
 """Positions are stored in two bytes."""
+LIBRARIES = memory.taken()
+"""Bytes of this process with everything imported and nothing loaded."""
 MEASURE_S = 2.0
 MEASURE_RUNS = 20
 
@@ -62,6 +65,8 @@ class Spec:
     """Of the model's forward pass; everything after it is fp32."""
     threads: int = 0
     """On a CPU, batches at work side by side; 0: the physical cores."""
+    memory_gb: float = 0.0
+    """What the computation may take beyond the libraries; 0: half of what is free. It changes the time, never the result."""
     screen: ScreenName = "auto"
     """How the encoder finds what may fire; it changes the time, never the result."""
     seed: int = 0
@@ -265,9 +270,11 @@ def encode(
     first_context: int,
     n_contexts: int,
     batch_contexts: int,
+    memory_gb: float = 0.0,
     on_batch: Callable[[int], None],
 ) -> Iterator[tuple[int, activation_index.Postings]]:
-    """(number of the source, postings) of one shard, in parts; one forward pass for all sources."""
+    """(number of the source, postings) of one shard, in parts that memory allows; one forward pass for all sources."""
+    budget = budget_of(memory_gb)
     on_gpu = [(each.capture, each.encoder) for each in loaded.sources if isinstance(each.encoder, CudaEncoder)]
     if on_gpu:
         return activation_index_cuda.index_shard(
@@ -277,8 +284,15 @@ def encode(
     places = [(each.capture, each.encoder) for each in loaded.sources if isinstance(each.encoder, Encoder)]
     return activation_index.index_shard(
         loaded.model, places, rows, first_context=first_context, n_contexts=n_contexts,
-        batch_contexts=batch_contexts, n_threads=torch.get_num_threads(), on_batch=on_batch,
+        batch_contexts=batch_contexts, n_threads=torch.get_num_threads(),
+        max_firings=lambda: budget.firings(activation_index.FIRING_BYTES), on_batch=on_batch,
     )  # fmt: skip
+
+
+def budget_of(memory_gb: float) -> memory.Budget:
+    """So much memory beyond the libraries; 0: half of what is free now beside what this process has."""
+    held = max(0, memory.taken() - LIBRARIES)
+    return memory.Budget(round(memory_gb * 2**30) or held + psutil.virtual_memory().available // 2, floor=LIBRARIES)
 
 
 def evaluate(
@@ -328,6 +342,7 @@ def finish(
     rows: corpora.Corpus,
     *,
     seed: int,
+    memory_gb: float = 0.0,
     first: int = 0,
     stop: int | None = None,
     on_postings: Callable[[activation_index.Postings], None] = lambda block: None,
@@ -336,7 +351,8 @@ def finish(
     directions = source.sae.directions()
     lens = _lens(loaded.model, source.capture)
     inputs = dashboards.FinishInputs(directions, source.sae.decoder_norm, lens, seed=seed)
-    return dashboards.finish(inputs, parts, rows, first=first, stop=stop, on_postings=on_postings)
+    room = min(dashboards.MAX_FIRINGS, budget_of(memory_gb).firings(dashboards.FIRING_BYTES))
+    return dashboards.finish(inputs, parts, rows, first=first, stop=stop, max_firings=room, on_postings=on_postings)
 
 
 def _lens(model: language_model.LanguageModel, capture: language_model.Capture) -> torch.Tensor | None:

@@ -76,8 +76,8 @@ class Work:
         spec: dict[str, Any] = {"device": settings.device, "threads": settings.threads} | known
         if spec["device"] == "auto":
             spec["device"] = settings.device
-        if not spec["threads"]:
-            spec["threads"] = settings.threads
+        for name, value in (("threads", settings.threads), ("memory_gb", settings.memory_gb)):
+            spec[name] = spec.get(name) or value
         return runtime.Spec(**spec)
 
     @property
@@ -185,7 +185,8 @@ def encode(work: Work) -> None:
         with work.corpus() as (rows, _), clock.stage("encode"):
             parts = runtime.encode(
                 loaded, rows, first_context=claimed.first, n_contexts=claimed.n,
-                batch_contexts=runtime.batch_contexts(loaded, work.spec, rows), on_batch=work.heartbeat.add,
+                batch_contexts=runtime.batch_contexts(loaded, work.spec, rows), memory_gb=work.spec.memory_gb,
+                on_batch=work.heartbeat.add,
             )  # fmt: skip
             for i, postings in parts:
                 key = f"{folder}/{i}-{len(found[i].postings)}.postings"
@@ -303,7 +304,7 @@ def _dashboards(
             path, first=claimed.first, context_size=rows.rows.shape[1], n_contexts=rows.n_contexts
         ) as add_postings:
             for block in runtime.finish(
-                loaded, loaded.sources[0], parts, rows, seed=spec.seed, first=claimed.first,
+                loaded, loaded.sources[0], parts, rows, seed=spec.seed, memory_gb=spec.memory_gb, first=claimed.first,
                 stop=claimed.first + claimed.n, on_postings=add_postings,
             ):  # fmt: skip
                 blocks.append(block)

@@ -56,6 +56,7 @@ def compute(
     device: Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str, Option(help="Of the model: float32, bfloat16 or float16.")] = "float32",
     threads: Annotated[int, Option(help="Torch threads; 0 uses the physical cores.")] = 0,
+    memory: Annotated[float, Option(help="GB beyond the libraries; 0 uses half of what is free.")] = 0.0,
     screen: Annotated[str, Option(help="auto, fp32 or int8: changes the time, never the result.")] = "auto",
     seed: Annotated[int, Option(help="Of the interval samples.")] = 0,
     quality_tokens: Annotated[int, Option(help="Tokens a source's quality is measured on; 0: it is not.")] = 65_536,
@@ -69,7 +70,7 @@ def compute(
     spec = runtime.Spec(
         corpus=str((corpus or tokens or Path()).resolve()), is_tokens=tokens is not None, hook_point=hook,
         context_size=context_size, max_tokens=tokens_limit, device=device, dtype=dtype, threads=threads,
-        screen=cast(ScreenName, screen), seed=seed, quality_tokens=quality_tokens,
+        screen=cast(ScreenName, screen), seed=seed, quality_tokens=quality_tokens, memory_gb=memory,
     )  # fmt: skip
     folders = [folder.resolve() for given in sae for folder in sae_files.folders_of(given)]
     if source and len(folders) > 1:
@@ -83,14 +84,14 @@ def compute(
             rows, longer = runtime.build_corpus(loaded, spec)
         with clock.stage("encode"):
             size = runtime.batch_contexts(loaded, spec, rows)
-            parts = _encode(loaded, rows, size, Path(scratch), status.update)
+            parts = _encode(loaded, rows, size, spec, Path(scratch), status.update)
         results = []
         for folder, of, postings in zip(folders, loaded.sources, parts, strict=True):
             source_id = source or names.default_source_id(of.capture.hook_point.layer, folder.name)
             into = out if len(folders) == 1 else out / source_id
             with clock.stage("finish"):
                 found = []
-                for block in runtime.finish(loaded, of, postings, rows, seed=seed):
+                for block in runtime.finish(loaded, of, postings, rows, seed=seed, memory_gb=memory):
                     found += block
                     status.update(f"finishing {source_id}: {len(found):,} of {of.sae.d_sae:,} features")
             measured = None
@@ -110,7 +111,7 @@ def compute(
 
 
 def _encode(
-    loaded: runtime.Loaded, rows: Corpus, size: int, scratch: Path, say: Callable[[str], None]
+    loaded: runtime.Loaded, rows: Corpus, size: int, spec: runtime.Spec, scratch: Path, say: Callable[[str], None]
 ) -> list[list[activation_index.Postings]]:
     """Of each source, the postings of all shards in order of context, as files under `scratch`."""
     n_done = 0
@@ -122,7 +123,9 @@ def _encode(
 
     parts: list[list[activation_index.Postings]] = [[] for _ in loaded.sources]
     for first, n in activation_index.shards(rows.n_contexts, n_shards=_n_shards(rows), size=size):
-        found = runtime.encode(loaded, rows, first_context=first, n_contexts=n, batch_contexts=size, on_batch=on_batch)
+        found = runtime.encode(
+            loaded, rows, first_context=first, n_contexts=n, batch_contexts=size, memory_gb=spec.memory_gb, on_batch=on_batch
+        )  # fmt: skip
         for i, postings in found:
             path = scratch / f"{i}-{len(parts[i])}.postings"
             postings.write(path, {})

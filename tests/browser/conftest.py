@@ -88,6 +88,7 @@ def _serve_samples(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(features, "browse", lambda _, model, source, query: samples.page(query))
     patch.setattr(features, "random_index", lambda *_: 4242)
     patch.setattr(catalog, "source", source)
+    patch.setattr(catalog, "quality", lambda *_: samples.quality())
     patch.setattr(catalog, "model", lambda *_: samples.model())
     patch.setattr(catalog, "models", lambda *_: (samples.model(),))
     patch.setattr(jobs, "of_source", lambda _, model, source: _work.job if source.startswith("7") else None)

@@ -30,9 +30,9 @@ def taken() -> int:
 class Budget:
     """So many bytes beyond what the process has taken by now."""
 
-    def __init__(self, limit: int = 0) -> None:
-        """`limit` 0: half of the memory that is free now."""
-        self.floor = taken()
+    def __init__(self, limit: int = 0, *, floor: int | None = None) -> None:
+        """`limit` 0: half of the memory that is free now. `floor`: what the libraries take; what is taken now, if not given."""
+        self.floor = taken() if floor is None else floor
         self.limit = limit or psutil.virtual_memory().available // 2
 
     def firings(self, bytes_each: int) -> int:
