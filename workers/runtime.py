@@ -327,11 +327,10 @@ def measure(loaded: Loaded, rows: corpora.Corpus, *, batch_contexts: int) -> flo
         return time.perf_counter() - start
 
     n_tokens: int = n_contexts * rows.rows.shape[1]
-    n_runs, total = 1, seconds()
-    if total < MEASURE_S:  # else it is no matter that the first run warms up too
-        n_runs, total = 0, 0.0
-        while total < MEASURE_S and n_runs < MEASURE_RUNS:
-            n_runs, total = n_runs + 1, total + seconds()
+    seconds()  # the first run may compile loops, which takes longer than many a shard
+    n_runs, total = 0, 0.0
+    while n_runs == 0 or (total < MEASURE_S and n_runs < MEASURE_RUNS):
+        n_runs, total = n_runs + 1, total + seconds()
     return n_runs * n_tokens / total
 
 
