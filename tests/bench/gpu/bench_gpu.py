@@ -93,21 +93,23 @@ def load(shape: Shape, device: torch.device, folder: Path) -> runtime.Loaded:
     state = {"W_enc": weights.T, "W_dec": weights, "b_dec": torch.zeros(d_in, device=device)}
     state |= {name: torch.zeros(shape.d_sae, device=device) for name in ("b_enc", "threshold")}
     dictionary = sae.from_state(description, state)
-    return runtime.Loaded(loaded, dictionary, encoder_cuda.CudaEncoder(dictionary), capture, [])
+    source = runtime.LoadedSource(dictionary, encoder_cuda.CudaEncoder(dictionary), capture)
+    return runtime.Loaded(loaded, [], (source,))
 
 
 def calibrated(loaded: runtime.Loaded, rows: corpus.Corpus, shape: Shape) -> runtime.Loaded:
     """Thresholds that each feature exceeds on the same share of the first tokens, L0 of them together."""
     n = min(rows.n_contexts, -(-CALIBRATION_TOKENS // shape.context_size))
     tokens = torch.from_numpy(rows.rows[:n].astype(np.int64))
-    x = language_model.residuals(loaded.model, loaded.capture, tokens)[:, 1:].flatten(0, 1)
-    dictionary = replace(loaded.sae, b_dec=x.mean(dim=0))
+    x = language_model.residuals(loaded.model, loaded.sources[0].capture, tokens)[:, 1:].flatten(0, 1)
+    dictionary = replace(loaded.sources[0].sae, b_dec=x.mean(dim=0))
     x = encoder.normalise(dictionary, x)
     rank = max(1, round(len(x) * shape.l0 / shape.d_sae))
     columns = torch.split(dictionary.W_enc.T, 4096)
     threshold = torch.cat([(x @ w.T).topk(rank, dim=0).values[-1] for w in columns]).clamp(min=0)
     dictionary = replace(dictionary, threshold=threshold)
-    return replace(loaded, sae=dictionary, encoder=encoder_cuda.CudaEncoder(dictionary))
+    source = replace(loaded.sources[0], sae=dictionary, encoder=encoder_cuda.CudaEncoder(dictionary))
+    return replace(loaded, sources=(source,))
 
 
 class Clock:
@@ -155,7 +157,7 @@ def whole(loaded: runtime.Loaded, rows: corpus.Corpus, folder: Path) -> dict[str
         found = runtime.encode(
             loaded, rows, first_context=0, n_contexts=rows.n_contexts, batch_contexts=size, on_batch=lambda n: None
         )
-        for number, part in enumerate(found):
+        for number, (_, part) in enumerate(found):
             path = folder / f"{number}.postings"
             started = time.perf_counter()
             part.write(path, {})
@@ -165,7 +167,7 @@ def whole(loaded: runtime.Loaded, rows: corpus.Corpus, folder: Path) -> dict[str
     def finish() -> int:
         n_bytes = 0
         with (folder / "dashboards.bin").open("wb") as file:
-            for block in runtime.finish(loaded, parts, rows, seed=0):
+            for block in runtime.finish(loaded, loaded.sources[0], parts, rows, seed=0):
                 n_bytes += sum(file.write(packed.pack(dashboard)) for dashboard in block)
         return n_bytes
 
@@ -184,12 +186,14 @@ def breakdown(loaded: runtime.Loaded, rows: corpus.Corpus, folder: Path) -> dict
     clock = Clock(loaded.model.device)
     size = activation_index.batch_contexts(torch.device("cuda"), rows.rows.shape[1])
     kernels = TimedKernels(encoder_cuda.kernels_for(loaded.model.device), clock)
-    made = encoder_cuda.CudaEncoder(loaded.sae, kernels=kernels)
+    made = encoder_cuda.CudaEncoder(loaded.sources[0].sae, kernels=kernels)
     gathered = activation_index_cuda._Gathered(made, 0, rows.n_contexts, rows.rows.shape[1])
     batches = activation_index.batches(0, rows.n_contexts, size)[: BREAKDOWN_BATCHES + 1]
     for number, (start, stop) in enumerate(batches):
         tokens = torch.from_numpy(rows.rows[start:stop].astype(np.int64))
-        x = clock.timed("forward", lambda t=tokens: language_model.residuals(loaded.model, loaded.capture, t))
+        x = clock.timed(
+            "forward", lambda t=tokens: language_model.residuals(loaded.model, loaded.sources[0].capture, t)
+        )
         counts = rows.mask(start, stop).reshape(-1)
         firings = clock.timed("encode", lambda x=x, c=counts: made.fire(x.flatten(0, 1), c))
         gathered.add(firings, start)
@@ -213,15 +217,15 @@ def limit(loaded: runtime.Loaded, rows: corpus.Corpus) -> dict[str, float]:
     clock = Clock(loaded.model.device)
     size = activation_index.batch_contexts(torch.device("cuda"), rows.rows.shape[1])
     tokens = torch.from_numpy(rows.rows[:size].astype(np.int64)).to(loaded.model.device)
-    x = language_model.residuals(loaded.model, loaded.capture, tokens).flatten(0, 1).bfloat16()
-    weights = loaded.sae.W_enc.T.bfloat16()
+    x = language_model.residuals(loaded.model, loaded.sources[0].capture, tokens).flatten(0, 1).bfloat16()
+    weights = loaded.sources[0].sae.W_enc.T.bfloat16()
     n = min(BREAKDOWN_BATCHES, max(1, rows.n_contexts // size))
     with torch.inference_mode():
         out = x @ weights.T
 
         def forwards() -> None:
             for _ in range(n):
-                language_model.residuals(loaded.model, loaded.capture, tokens)
+                language_model.residuals(loaded.model, loaded.sources[0].capture, tokens)
 
         def products() -> None:
             for _ in range(n):
