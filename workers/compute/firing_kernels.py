@@ -1,5 +1,8 @@
 """The compiled loops of `encoder`: from one tile's product to the firings of its tokens."""
 
+import mmap
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -133,15 +136,24 @@ class Candidates:
         """What does not reach it is not among the k largest."""
         self.n = np.empty(n_rows, np.int64)
         self.trigger = np.empty(n_rows, np.int64)
-        shape = (n_rows, n_features)  # room for ties of all of them; untouched pages cost no memory
-        self.feature = np.empty(shape, np.uint32)
-        self.low, self.high = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        shape = (n_rows, n_features)  # room for ties of all of them
+        self.feature = _touched_only(shape, np.uint32)
+        self.low, self.high = _touched_only(shape, np.float32), _touched_only(shape, np.float32)
 
     def clear(self, k: int, floor: NDArray[np.float32]) -> None:
         """Begin other tokens, with a floor under each."""
         self.floor[: len(floor)] = floor
         self.n[:] = 0
         self.trigger[:] = max(_TRIGGER, 4 * k)
+
+
+def _touched_only(shape: tuple[int, int], dtype: type[np.generic]) -> NDArray[Any]:
+    """An array that costs the small pages that are written to; numpy asks for huge ones, 2 MB for a row's first entry."""
+    size = max(1, shape[0] * shape[1] * np.dtype(dtype).itemsize)
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(pages, dtype, shape[0] * shape[1]).reshape(shape)
 
 
 @compiled
