@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from backend.formats import activation_index as files
-from workers.compute import index_packing
+from workers.compute import index_packing, merge
 from workers.compute.activation_index import Postings
 
 
@@ -48,7 +48,7 @@ def write(
     n_tokens = n_contexts * context_size
     for low, high in itertools.pairwise(ranges):
         middle = (low + high) // 2  # two blocks
-        blocks = [postings.of(low, middle), postings.of(middle, high)]
+        blocks = [merge.join([postings], low, middle), merge.join([postings], middle, high)]
         packed = [index_packing.pack_features(b, context_size=context_size, n_tokens=n_tokens) for b in blocks]
         names["features"].append(f"{low}.features")
         write_features(folder / f"{low}.features", packed, first=low, n_tokens=n_tokens)

@@ -120,7 +120,7 @@ def _build(folder: Path, shards: list[Path]) -> dict[str, Any]:
     n_firings = 0
     for number, shard in enumerate(shards):
         postings, first = activation_index.read(shard), number * SHARD_CONTEXTS
-        postings = postings.of(0, D_SAE)
+        postings = merge.join([postings])  # into memory
         n_firings += postings.value.size
         started = time.process_time()
         n_contexts = min(SHARD_CONTEXTS, N_CONTEXTS - first)

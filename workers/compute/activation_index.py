@@ -56,14 +56,6 @@ class Postings:
         """Number of features, dead ones included."""
         return len(self.offset) - 1
 
-    def of(self, first: int, stop: int) -> "Postings":
-        """The postings of features first:stop, copied into memory."""
-        low, high = int(self.offset[first]), int(self.offset[stop])
-        return Postings(
-            np.asarray(self.offset[first : stop + 1]) - low,
-            np.array(self.context[low:high]), np.array(self.position[low:high]), np.array(self.value[low:high]),
-        )  # fmt: skip
-
     def write(self, path: Path, meta: dict[str, Any]) -> None:
         """Write the shard's file, atomically."""
         arrays: dict[str, NDArray[Any]] = {

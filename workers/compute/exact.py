@@ -3,7 +3,7 @@
 This is what a pre-activation is here. It depends on the numbers alone: not on the order of a sum, the library, the size
 of a block, the number of threads or the device. Products of two fp32 numbers are exact in fp64, so a fp64 sum in any
 order lies within (d + 2)·2⁻⁵³·(Σ|xᵢ·wᵢ| + |b|) of the truth. Where both ends of that interval round to the same fp32
-number, that number is the answer; the few others (about one in 10⁵) are summed exactly.
+number, that number is the answer; the few others are summed exactly.
 """
 
 import math
