@@ -30,7 +30,7 @@ RUN pip install --no-deps --editable .
 USER eyepiece
 VOLUME /data
 EXPOSE 3000
-CMD ["uvicorn", "backend.web.app:create_app", "--factory", "--host", "0.0.0.0", "--port", "3000"]
+CMD ["uvicorn", "backend.web.app:create_app", "--factory", "--host", "0.0.0.0", "--port", "3000", "--no-proxy-headers"]
 
 
 FROM python AS worker

@@ -3,6 +3,8 @@
 A message says what was given, what was expected and what to do. `hint` is the last part, on its own.
 """
 
+from collections.abc import Sequence
+
 
 class SiteError(Exception):
     """Base of every expected error; carries the HTTP status and a stable code."""
@@ -27,6 +29,33 @@ class InvalidInputError(SiteError):
     code = "invalid_input"
 
 
+class ProblemsError(SiteError):
+    """Something given, such as an upload, has several things wrong with it, all of them found before any work."""
+
+    status = 422
+    code = "problems"
+
+    def __init__(self, what: str, problems: Sequence[str], *, hint: str = "") -> None:
+        """`what` cannot be used because of `problems`, each a sentence that says what to do."""
+        super().__init__(f"{what} cannot be used: {' '.join(problems)}", hint=hint)
+        self.what = what
+        self.problems = tuple(problems)
+
+
+class UnauthorizedError(SiteError):
+    """Nobody is signed in, or the key is unknown, expired or revoked."""
+
+    status = 401
+    code = "unauthorized"
+
+
+class ForbiddenError(SiteError):
+    """Who asks is known and may not do this."""
+
+    status = 403
+    code = "forbidden"
+
+
 class NotFoundError(SiteError):
     """Nothing is hosted under that name."""
 
@@ -39,6 +68,14 @@ class ConflictError(SiteError):
 
     status = 409
     code = "conflict"
+
+
+class MisplacedError(ConflictError):
+    """Bytes of an upload that do not follow those that are there."""
+
+    def __init__(self, message: str, *, offset: int, hint: str = "") -> None:
+        super().__init__(message, hint=hint or "Send the bytes from there on.")
+        self.offset = offset
 
 
 class UnsupportedError(SiteError):

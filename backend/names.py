@@ -11,7 +11,12 @@ from backend import errors
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _HOOK_POINT = re.compile(r"blocks\.(?P<layer>\d+)\.(?P<place>(?:attn\.|mlp\.|ln1\.|ln2\.)?hook_\w+)")
-RESERVED = frozenset({"api", "static", "jobs", "docs", "openapi.json", "definitions", "health", "favicon.ico"})
+RESERVED = frozenset(
+    {
+        "api", "static", "jobs", "docs", "openapi.json", "definitions", "health", "favicon.ico",
+        "account", "add", "admin", "sign-in", "sign-out", "set-up",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -102,3 +107,8 @@ def feature_api_url(model: str, source: str, index: int) -> str:
 def job_url(job_id: int) -> str:
     """A job's page."""
     return f"/jobs/{job_id}"
+
+
+def set_up_url(token: str) -> str:
+    """Where a password is chosen, by who has the link."""
+    return f"/set-up/{quote(token)}"

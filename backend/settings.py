@@ -4,12 +4,22 @@ Owns names, types, units, defaults and help lines (`docs/settings.md` is checked
 Does not own what a command line overrides: commands build a `Settings` with keyword arguments.
 """
 
+from enum import StrEnum
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class Access(StrEnum):
+    """Who may do what."""
+
+    OPEN = "open"
+    """Whoever reaches this machine is its operator; nobody else can reach the site."""
+    ACCOUNTS = "accounts"
+    """People sign in; what nobody owns is everybody's to read."""
 
 
 class Settings(BaseSettings):
@@ -21,6 +31,25 @@ class Settings(BaseSettings):
         "127.0.0.1", description="Address the web server binds to. Only loopback is allowed in `open` mode."
     )
     port: int = Field(3000, ge=1, le=65535, description="Port of the web server.")
+    access: Access = Field(
+        Access.OPEN,
+        description="`open`: no login, this machine only. `accounts`: people sign in, and own what they add.",
+    )
+    public_url: str = Field(
+        "",
+        description="With `accounts`: where people find the site, such as `https://eyepiece.example.org`; several by commas.",
+    )
+    proxies: int = Field(
+        0, ge=0, description="Reverse proxies in front that add to X-Forwarded-For; 0 believes no such header."
+    )
+    session_days: float = Field(30.0, gt=0, description="Days after which people sign in again.")
+    requests_per_minute: int = Field(
+        0,
+        ge=0,
+        description="Of an account, or an address nobody signed in from; 0: 600 with `accounts`, no limit without.",
+    )
+    quota_gb: float = Field(20.0, ge=0, description="Gigabytes an account may store; 0: no limit.")
+    quota_jobs: int = Field(2, ge=0, description="Jobs an account may have queued or running at a time; 0: no limit.")
     data: Path = Field(
         REPOSITORY / "data", description="Folder of everything that is kept: database, queue, blobs, logs."
     )
@@ -40,6 +69,17 @@ class Settings(BaseSettings):
         1.0,
         ge=0,
         description="Activation indexes of up to so many gigabytes are kept with their dashboards; 0 keeps none unasked.",
+    )
+    upload_gb: float = Field(50.0, gt=0, description="Gigabytes one upload may have, archives unpacked.")
+    upload_keep_s: float = Field(
+        86_400.0, gt=0, description="Seconds after which an upload is deleted that nobody went on with or hosted."
+    )
+    model_folders: str = Field(
+        "", description="Folders of the host, by commas: models below them may be named by whoever may add sources."
+    )
+    secret_key: SecretStr = Field(
+        SecretStr(""),
+        description="What tokens of other services are sealed with, any long text. Empty: a key in `data`/secret.key.",
     )
     assets: Path = Field(
         REPOSITORY / "frontend" / "dist", description="Folder of the built browser assets (`make setup` builds them)."

@@ -9,8 +9,9 @@ import contextlib
 import os
 import shutil
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,12 +101,32 @@ class Mirror:
             if not path.is_file():
                 raise FileNotFoundError(key)
             return path
-        path = self.folder / key
-        if path.is_file():
-            os.utime(path)
-        else:
-            self._fetch(key, path)
-        return path
+        self._copy([key])
+        return self.folder / key
+
+    def folder_of(self, key: str) -> Path:
+        """A folder with every blob below `key`, to be read at once; raises `FileNotFoundError` where there is none."""
+        if self.store.is_local:
+            folder = Path(self.store.root) / key
+            if not folder.is_dir():
+                raise FileNotFoundError(key)
+            return folder
+        keys = self.store.keys(key)
+        if not keys:
+            raise FileNotFoundError(key)
+        self._copy(keys)
+        return self.folder / key
+
+    def _copy(self, keys: Sequence[str]) -> None:
+        """See that there are copies. The time a copy was written stays, and tells who has loaded it that it is the same."""
+        paths = {key: self.folder / key for key in keys}
+        missing = [key for key, path in paths.items() if not path.is_file()]
+        for path in set(paths.values()) - {paths[key] for key in missing}:
+            os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+        for key in missing:
+            self._fetch(key, paths[key])
+        if missing:
+            self._make_room(list(paths.values()))
 
     def _fetch(self, key: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,13 +137,12 @@ class Mirror:
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-        self._make_room(path)
 
-    def _make_room(self, newest: Path) -> None:
+    def _make_room(self, kept: Sequence[Path]) -> None:
         """Delete the copies used longest ago; who has one mapped goes on reading it."""
-        copies = [(file.stat(), file) for file in self.folder.rglob("*") if file.is_file() and file != newest]
-        left = newest.stat().st_size + sum(found.st_size for found, _ in copies)
-        for found, file in sorted(copies, key=lambda each: each[0].st_mtime):
+        copies = [(file.stat(), file) for file in self.folder.rglob("*") if file.is_file() and file not in kept]
+        left = sum(file.stat().st_size for file in kept) + sum(found.st_size for found, _ in copies)
+        for found, file in sorted(copies, key=lambda each: each[0].st_atime_ns):
             if left <= self.max_bytes:
                 break
             file.unlink(missing_ok=True)

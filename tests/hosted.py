@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Context, Corpus, Dashboard, Feature, Revision, Source, Vocabulary
 from backend.db.tables import Model as ModelRow
-from backend.formats import dashboards, quality
+from backend.formats import dashboards, look, quality
 from backend.formats.dashboards import Examples, LogitLens, Moments
 from backend.services import catalog, ingest
 
@@ -123,6 +123,18 @@ def some_quality(*, n_metrics: int = 14, longer: int = 0) -> quality.Quality:
     return quality.Quality(
         CONTEXT_SIZE, 0, evaluation(CONTEXT_SIZE), evaluation(longer) if longer else None, ("Something is missing.",)
     )
+
+
+def some_look() -> look.Look:
+    """A look in plain numbers, with one finding of each severity and a candidate that fits better."""
+    return look.Look(
+        HOOK_POINT, 64, look.Fit(0.5, 6.0), D_SAE, 5, 3.5, (0.25, 4.0),
+        (
+            look.Candidate("place", "at blocks.2.hook_resid_post", look.Fit(0.875, 4.0), is_better=True),
+            look.Candidate("b_dec", "with b_dec not subtracted from the input", look.Fit(None, 4.5), is_better=False),
+        ),
+        tuple(look.Finding(severity, f"something is {severity}.", "Do this.") for severity in ("fatal", "warning", "note")),
+    )  # fmt: skip
 
 
 def add_feature(session: Session, revision_id: int, made: dashboards.Dashboard) -> None:

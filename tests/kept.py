@@ -34,11 +34,13 @@ def keep(
     folder: Path,
     firings: Firings,
     *,
+    model: str = MODEL,
+    source: str = SOURCE,
     ranges: Sequence[int] = (0, 7, D_SAE),
     shards: Sequence[int] = (0, 32, N_CONTEXTS),
 ) -> hosted.Hosted:
     """Host `hosted`'s source with these features instead of its own, and put their index into the store."""
-    host = hosted.host(session)
+    host = hosted.host(session, model=model, source=source)
     session.execute(delete(Feature).where(Feature.revision_id == host.revision_id))
     rows = [
         {

@@ -88,11 +88,14 @@ def encode(sae: Sae, x: NDArray[np.float32]) -> dict[tuple[int, int], np.float32
                     found[j] = size
             else:
                 pre = pre_activation(x[row], W[:, j], sae.b_enc.numpy()[j])
-                if pre > threshold[j]:
+                if pre > threshold[j] or sae.description.architecture == "abstopk":
                     found[j] = pre * norm[j] if is_scaled else pre
         if sae.description.architecture == "topk":
             best = sorted(found, key=lambda j: (-found[j], j))[: sae.description.k]
             found = {j: found[j] for j in best if found[j] > 0}
+        if sae.description.architecture == "abstopk":
+            best = sorted(found, key=lambda j: (-abs(found[j]), j))[: sae.description.k]
+            found = {j: found[j] for j in best if found[j] != 0}
         for j, value in found.items():
             firings[row, j] = value if is_scaled else value * norm[j]
     return firings
@@ -182,3 +185,38 @@ def bfloat16(value: float) -> float:
         exponent -= 1
     spacing = math.ldexp(1.0, exponent - 7)
     return min(round(value / spacing) * spacing, math.ldexp(255.0, 120))
+
+
+@dataclass
+class ReferenceSigned:
+    n_positive: int
+    n_negative: int
+    moments: list[float]
+    positive: ReferenceFeature
+    negative: ReferenceFeature
+    """Of the values times -1."""
+
+
+def signed_feature(dense: NDArray[np.float32], counts: NDArray[np.bool_], *, is_dense: bool) -> ReferenceSigned:
+    """From one signed feature's values and the mask of tokens that count; moments of a dense one include zeros."""
+    values = [float(v) for v in dense[counts] if is_dense or v != 0]
+    sides = []
+    for sign in (1, -1):
+        side = np.where(dense * sign > 0, dense * np.float32(sign), np.float32(0))
+        if is_dense:  # intervals count contexts, by their extremes
+            kept = np.zeros_like(side)
+            for context in range(len(side)):
+                row = np.where(counts[context], side[context], 0)
+                kept[context, int(row.argmax())] = row.max()
+            side = kept
+        sides.append(feature(side, counts))
+    return ReferenceSigned(sum(v > 0 for v in values), sum(v < 0 for v in values), moments(values), sides[0], sides[1])
+
+
+def signed_histogram(values: list[float], exponent: int) -> dict[int, int]:
+    """{k: values in [k·2^exponent, (k + 1)·2^exponent)}."""
+    found: dict[int, int] = {}
+    for value in values:
+        k = math.floor(Fraction(value) / Fraction(2) ** exponent)
+        found[k] = found.get(k, 0) + 1
+    return found

@@ -18,11 +18,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from backend import broker, wakeups
-from backend.cli import add, children, migrate
+from backend.cli import children, migrate
 from backend.db import tables
 from backend.db.session import create_engine, session_factory, transaction
 from backend.embedded import services
-from backend.services import jobs, progress
+from backend.services import hosting, jobs, progress
 from backend.settings import REPOSITORY, Settings
 from tests import tiny
 from tests.nursery import Forked, Nursery
@@ -71,7 +71,7 @@ class Site:
                 metadata = {"hook_name": f"blocks.{layer}.hook_resid_post"}
                 tiny.save_sae(sae, d_sae=D_SAE[layer], seed=layer, metadata=metadata)
         with transaction(self.sessions) as session:
-            return add.register(session, str(self.folder / "tiny-gpt2"), saes, full)[0]
+            return hosting.register(session, str(self.folder / "tiny-gpt2"), saes, full).job_id
 
     def wake(self) -> None:
         wakeups.send(self.sessions, broker.celery_app(self.settings))

@@ -88,7 +88,7 @@ def save_sae(
         "d_in": d_in, "d_sae": d_sae, "dtype": "float32", "device": "cpu", "apply_b_dec_to_input": True,
         "normalize_activations": "none", "reshape_activations": "none", "architecture": architecture, "metadata": metadata,
     }  # fmt: skip
-    if architecture == "topk":
+    if architecture in ("topk", "abstopk"):
         full |= {"k": 5, "rescale_acts_by_decoder_norm": False}
     folder.mkdir(parents=True, exist_ok=True)
     save_file({key: tensor.contiguous() for key, tensor in state.items()}, folder / "sae_weights.safetensors")

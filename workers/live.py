@@ -17,7 +17,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Generic, TypeVar
 
 import redis
@@ -25,14 +24,15 @@ import torch
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
 
-from backend import errors, logs, names
+from backend import errors, logs, storage, weights
 from backend.db.session import create_engine, session_factory, transaction
 from backend.formats import messages
 from backend.formats.messages import ActivationsRequest, Reply, Request, TokensRequest
+from backend.formats.sae_files import Declared
 from backend.services import inference, jobs
 from backend.settings import Settings
 from workers import runtime
-from workers.compute import encoders, language_model, sae, text_activations
+from workers.compute import encoders, language_model, text_activations
 
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -74,10 +74,10 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True)
 class LoadedSource:
-    """An SAE at its place in a model."""
+    """A source at its place in a model."""
 
     model: LoadedModel
-    encoder: encoders.AnyEncoder
+    encoder: encoders.AnySource
     capture: language_model.Capture
 
 
@@ -94,12 +94,13 @@ class LiveWorker:
     """What the process keeps, and how it answers."""
 
     def __init__(self, settings: Settings, sessions: sessionmaker[Session], queue: inference.Queue) -> None:
-        self.sessions, self.queue = sessions, queue
+        self.sessions, self.queue, self.files = sessions, queue, storage.mirror(settings)
+        self.cache = weights.cache_of(settings)
         self.device = runtime.pick_device(settings.device)
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.doing: str | None = None
         self._models: Lru[LoadedModel] = Lru(N_RESIDENT)
-        self._encoders: Lru[encoders.AnyEncoder] = Lru(N_RESIDENT)
+        self._sources: Lru[runtime.LoadedSource] = Lru(N_RESIDENT)
 
     def run(self, stop: threading.Event) -> None:
         """Answer until told to stop."""
@@ -177,14 +178,14 @@ class LiveWorker:
         with transaction(self.sessions) as session:
             files = inference.source_files(session, model, source)
         loaded = self._model(files.model_weights, files.dtype)
-        folder = Path(files.sae_weights)
-        key = (files.sae_weights, runtime.written_at(files.sae_weights))
+        folder = str(weights.folder_of(files.sae_weights, self.files))
+        sae = runtime.SaeFiles(folder, Declared(**files.declared))
+        key = (files.sae_weights, runtime.written_at(folder), sae, files.model_weights, files.hook_point)
         # a few tokens at a time: the fp32 screen needs no second copy of the weights
-        encoder = self._encoders.get(key, lambda: encoders.of(sae.load(folder, device=self.device), screen="fp32"))
-        description = encoder.sae.description
-        hook_point = names.parse_hook_point(files.hook_point)
-        capture = language_model.resolve(loaded.model, hook_point, is_centred=description.is_centred)
-        return LoadedSource(loaded, encoder, capture)
+        found = self._sources.get(
+            key, lambda: runtime.source_at(loaded.model, sae, files.hook_point, screen="fp32", cache=self.cache)
+        )
+        return LoadedSource(loaded, found.encoder, found.capture)
 
     def _model(self, weights: str, dtype: str) -> LoadedModel:
         def load() -> LoadedModel:

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.compute import activation_index, dashboards
+from workers.compute.extremes import Extremes
+from workers.compute.parts import Part
 
 SHARD_S = 30.0
 """Aimed at while encoding."""
@@ -34,10 +36,13 @@ def encode_shards(
     return activation_index.shards(n_contexts, n_shards=n_shards, size=batch_contexts)
 
 
-def count_tiles(postings: activation_index.Postings) -> NDArray[np.int64]:
-    """Firings of every tile of features: what finishing them will cost."""
-    ends = np.append(np.arange(0, postings.n_features, TILE), postings.n_features)
-    counts: NDArray[np.int64] = np.diff(postings.offset[ends])
+def count_tiles(part: Part) -> NDArray[np.int64]:
+    """Firings of every tile of features, or the contexts of a dense source's: what finishing them will cost."""
+    ends = np.append(np.arange(0, part.n_features, TILE), part.n_features)
+    if isinstance(part, Extremes):
+        contexts: NDArray[np.int64] = np.diff(ends) * part.high.shape[1]
+        return contexts
+    counts: NDArray[np.int64] = np.diff(part.offset[ends])
     return counts
 
 

@@ -1,6 +1,7 @@
 """The stages of a job, one function each: what a claimed shard computes, stores and plans.
 
-1. `prepare`: load everything once to check it, cut the corpus, open a revision for each source, plan encode shards.
+1. `prepare`: load everything once to check it, cut the corpus, take a quick look at each source, open a revision for
+   each, plan encode shards.
 2. `encode`: one forward pass over a run of contexts for all sources; the postings of each source are its blobs.
 3. `finish`: a range of one source's features, from the postings of all encode shards; its rows are written in one
    transaction, and the last range of a source publishes it.
@@ -20,33 +21,36 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session, sessionmaker
 
-from backend import errors, storage
+from backend import errors, hub, storage, weights
 from backend.db import tables
 from backend.db.session import transaction
 from backend.formats.dashboards import Dashboard
-from backend.services import ingest, jobs, shards
+from backend.formats.sae_files import Declared
+from backend.services import filling, ingest, jobs, secrets, shards
 from backend.services.shards import Claim, ClaimedSource, Piece
 from backend.settings import Settings
-from workers import kept_index, runtime, sharding
-from workers.compute import activation_index
+from workers import kept_index, prepared, runtime, sharding
 from workers.compute import corpus as corpora
+from workers.compute import parts
+from workers.compute.activation_index import Postings
+from workers.compute.extremes import Extremes
 from workers.leases import Heartbeat
 
 
 class OpenPostings:
-    """The postings finished last, kept mapped from one range of a source to the next."""
+    """The postings, or extremes, finished last, kept mapped from one range of a source to the next."""
 
     def __init__(self, blobs: storage.Store) -> None:
         self._blobs = blobs
         self._keys: Sequence[str] = ()
-        self._parts: list[activation_index.Postings] = []
+        self._parts: list[parts.Part] = []
         self._files = contextlib.ExitStack()
 
-    def of(self, keys: Sequence[str]) -> list[activation_index.Postings]:
-        """Postings by blob key; checked against their checksums when first opened."""
+    def of(self, keys: Sequence[str]) -> list[parts.Part]:
+        """Parts by blob key; checked against their checksums when first opened."""
         if self._keys != keys:
             self.close()
-            self._parts = [activation_index.read(self._files.enter_context(self._blobs.local(key))) for key in keys]
+            self._parts = [parts.read(self._files.enter_context(self._blobs.local(key))) for key in keys]
             self._keys = keys
         return self._parts
 
@@ -94,8 +98,21 @@ class Work:
                 "the model's or an SAE's files were replaced while the job ran.",
                 hint="Add them again to compute from the new ones.",
             )
-        folders, all_folders = [s.weights for s in sources], [s.weights for s in self.claimed.sources]
-        return self.resident.get(self.claimed.model_weights, folders, self.spec, keep=all_folders)
+        mirror = storage.mirror(self.settings)
+        files = {
+            source.id: runtime.SaeFiles(str(weights.folder_of(source.weights, mirror)), Declared(**source.declared))
+            for source in self.claimed.sources
+        }
+        wanted = [files[source.id] for source in sources]
+        return self.resident.get(str(self.model), wanted, self.spec, keep=list(files.values()))
+
+    @property
+    def model(self) -> Path:
+        """The model's folder; of a hub name, that of the commit the job began with."""
+        name = self.claimed.model_weights
+        if hub.is_folder(name):
+            return Path(name)
+        return self.hub.model(name, self.claimed.spec.get("model_commit", ""))
 
     @contextlib.contextmanager
     def corpus(self) -> Iterator[tuple[corpora.Corpus, tables.Corpus]]:
@@ -106,6 +123,29 @@ class Work:
         with self.blobs.local(corpus.blob_key) as path:
             rows = np.load(path, mmap_mode="r", allow_pickle=False)
             yield corpora.Corpus(rows, tuple(special), is_first_masked=corpus.is_first_masked), corpus
+
+    @contextlib.contextmanager
+    def documents_of(self, corpus: tables.Corpus) -> Iterator[Callable[[int], list[tuple[int, str]]] | None]:
+        """What tells the documents of a context; None where they are not known."""
+        if corpus.documents_key is None:
+            yield None
+            return
+        with self.blobs.local(corpus.documents_key) as path:
+            yield corpora.read_starts(path).of
+
+    @property
+    def corpora(self) -> prepared.Place:
+        """Where the corpora of the job's model are kept."""
+        mirror = storage.mirror(self.settings)
+        return prepared.Place(self.sessions, self.blobs, mirror, self.scratch, self.claimed.model, self.hub)
+
+    @property
+    def hub(self) -> hub.Hub:
+        """The Hugging Face hub, as the job's owner sees it."""
+        with transaction(self.sessions) as session:
+            owner_id = session.get_one(tables.Job, self.claimed.job_id).owner_id
+            token = secrets.get(session, self.settings, secrets.HUGGING_FACE, owner_id)
+        return hub.Hub(self.settings.data / "cache" / "hub", token or (None if owner_id is None else False))
 
     @contextlib.contextmanager
     def scratch(self, name: str) -> Iterator[Path]:
@@ -120,11 +160,15 @@ def prepare(work: Work) -> None:
     """The corpus and the plan of the encode stage."""
     claimed, spec = work.claimed, work.spec
     loaded = work.load(*claimed.sources)
-    rows, longer = runtime.build_corpus(loaded, spec, on_progress=work.heartbeat.at)
-    facts = _store_rows(work, rows, Path(spec.corpus).name)
-    longer_key = "" if longer is None else f"corpora/{facts.fingerprint}-{longer.shape[1]}-{claimed.job_id}.npy"
-    if longer is not None:
-        _store_array(work, longer, longer_key)
+    chosen = claimed.spec.get("corpus_id")
+    with prepared.prepare(work.corpora, loaded, spec, chosen, on_progress=work.heartbeat.at) as corpus:
+        _look(work, loaded, corpus.rows)
+        _plan_encode(work, loaded, corpus)
+
+
+def _plan_encode(work: Work, loaded: runtime.Loaded, corpus: prepared.Prepared) -> None:
+    claimed, spec = work.claimed, work.spec
+    rows, facts = corpus.rows, corpus.facts
     shard_tokens = work.settings.shard_tokens
     batch = runtime.batch_contexts(loaded, spec, rows)
     speed = 0.0 if shard_tokens else runtime.measure(loaded, rows, batch_contexts=batch)
@@ -138,40 +182,51 @@ def prepare(work: Work) -> None:
             raise errors.CancelledError("the shard is no longer ours.")
         vocabulary_id = ingest.store_vocabulary(session, loaded.vocabulary, loaded.model.special_tokens)
         ingest.store_model_facts(session, claimed.model, runtime.model_facts(loaded), vocabulary_id)
-        corpus_id = ingest.store_corpus(session, claimed.model, vocabulary_id, facts)
+        corpus_id = corpus.store(session, claimed.model, vocabulary_id)
+        deleted = shards.deleted_sources(session, claimed.job_id)
         revision_ids = {
             source.id: ingest.begin_revision(
                 session, source_id=source.id, corpus_id=corpus_id, job_id=claimed.job_id,
                 n_features=of.sae.d_sae, spec=recorded,
             )
-            for source, of in zip(claimed.sources, loaded.sources, strict=True)
+            for source, of in zip(claimed.sources, loaded.sources, strict=True) if source.id not in deleted
         }  # fmt: skip
-        known = claimed.spec | {"corpus_id": corpus_id, "longer_key": longer_key, "written_at": work.written_at}
+        known = claimed.spec | {"corpus_id": corpus_id, "longer_key": corpus.longer_key, "written_at": work.written_at}
         known["batch_contexts"] = batch
+        if not hub.is_folder(claimed.model_weights):
+            known["model_commit"] = work.model.name
         jobs.set_prepared(session, claimed.job_id, spec=known, revision_ids=revision_ids)
         shards.plan(session, claimed.job_id, "encode", [Piece(a, n, n * size) for a, n in cuts])
         if spec.quality_tokens:
-            n_evaluated = runtime.n_evaluated(rows, longer, spec)
-            pieces = [Piece(0, 0, n_evaluated, source.id) for source in claimed.sources]
+            n_evaluated = runtime.n_evaluated(rows, corpus.longer, spec)
+            pieces = [
+                Piece(0, 0, n_evaluated, source.id)
+                for source, of in zip(claimed.sources, loaded.sources, strict=True)
+                if source.id in revision_ids and not of.sae.description.is_dense
+            ]
             shards.plan(session, claimed.job_id, "evaluate", pieces)
+        ready = "is ready" if corpus.corpus_id is None else "was ready"
+        said = f"The corpus {ready}: {facts.n_tokens:,} tokens in {facts.n_contexts:,} contexts of {size}."
+        jobs.note(session, claimed.job_id, "info", f"{said} {_n(len(cuts), 'shard')} to encode.")
 
 
-def _store_rows(work: Work, rows: corpora.Corpus, name: str) -> ingest.CorpusFacts:
-    facts = ingest.CorpusFacts(
-        name, rows.fingerprint(), rows.rows.shape[1], rows.n_contexts, rows.n_tokens, rows.is_first_masked,
-        f"corpora/{rows.fingerprint()}.npy",
-    )  # fmt: skip
-    if facts.n_tokens == 0:
-        raise errors.InvalidInputError("every token of the corpus is masked.", hint="Give ordinary text.")
-    if not work.blobs.exists(facts.blob_key):
-        _store_array(work, rows.rows, facts.blob_key)
-    return facts
-
-
-def _store_array(work: Work, array: NDArray[Any], key: str) -> None:
-    with work.scratch("array.npy") as path:
-        np.save(path, array)
-        work.blobs.put(key, path)
+def _look(work: Work, loaded: runtime.Loaded, rows: corpora.Corpus) -> None:
+    """Look at each source, keep what was found, and raise `InvalidInputError` where computing on would be pointless."""
+    claimed = work.claimed
+    seen = [
+        (source, runtime.look(loaded, of, rows)) for source, of in zip(claimed.sources, loaded.sources, strict=True)
+    ]
+    fatal = []
+    with transaction(work.sessions) as session:
+        for source, look in seen:
+            if look is None:
+                continue
+            ingest.store_look(session, source.id, look)
+            for finding in look.warnings:
+                jobs.note(session, claimed.job_id, "warning", f"{source.name}: {finding.sentence} {finding.advice}")
+            fatal += [f"{source.name}: {finding.sentence} {finding.advice}" for finding in look.fatal]
+    if fatal and not work.spec.is_forced:
+        raise errors.InvalidInputError(" ".join(fatal))
 
 
 def encode(work: Work) -> None:
@@ -179,23 +234,30 @@ def encode(work: Work) -> None:
     claimed, clock = work.claimed, runtime.Stopwatch()
     with clock.stage("load"):
         loaded = work.load(*claimed.sources)
-    found = [_Parts([], [], np.zeros(0, np.int64)) for _ in claimed.sources]
+    found = [_Parts([], [], np.zeros(0, np.int64), np.zeros(0, np.int64)) for _ in claimed.sources]
     folder = f"jobs/{claimed.job_id}/{claimed.lease_id}"
     with _deleted_unless_done(work.blobs, folder):
         with work.corpus() as (rows, _), clock.stage("encode"):
-            parts = runtime.encode(
+            encoded = runtime.encode(
                 loaded, rows, first_context=claimed.first, n_contexts=claimed.n,
                 batch_contexts=runtime.batch_contexts(loaded, work.spec, rows), memory_gb=work.spec.memory_gb,
                 on_batch=work.heartbeat.add,
             )  # fmt: skip
-            for i, postings in parts:
+            for i, part in encoded:
                 key = f"{folder}/{i}-{len(found[i].postings)}.postings"
-                _store_part(work, claimed.sources[i], found[i], key, postings, rows.rows.shape[1])
+                is_signed = loaded.sources[i].sae.description.is_signed
+                size = None if is_signed else rows.rows.shape[1]
+                _store_part(work, claimed.sources[i], found[i], key, part, size)
+                del part  # else it is held while the next part is gathered
+            n_tokens = int(rows.mask(claimed.first, claimed.first + claimed.n).sum())
         result = {"sources": [of.result() for of in found]}
         with transaction(work.sessions) as session:
             if not shards.finish(session, claimed, n_units=claimed.n_units, result=result, seconds=clock.report()):
                 raise errors.CancelledError("the shard is no longer ours.")
+            for source, of in zip(claimed.sources, found, strict=True):
+                filling.add_firings(session, claimed.job_id, source.id, of.by_feature, n_tokens=n_tokens)
             if shards.is_done(session, claimed.job_id, "encode"):
+                filling.sum_up(session, claimed.job_id)
                 _plan_finish(session, work, loaded)
 
 
@@ -209,30 +271,34 @@ class _Parts:
     """The same parts as the kept index has them, see `kept_index.put_tokens`."""
     firings: NDArray[np.int64]
     """Of each tile of features."""
+    by_feature: NDArray[np.int64]
+    """Firings of each."""
 
     def result(self) -> dict[str, Any]:
         return {"postings": self.postings, "tokens": self.tokens, "firings": self.firings.tolist()}
 
 
 def _store_part(
-    work: Work,
-    source: ClaimedSource,
-    found: _Parts,
-    key: str,
-    postings: activation_index.Postings,
-    context_size: int,
+    work: Work, source: ClaimedSource, found: _Parts, key: str, part: parts.Part, context_size: int | None
 ) -> None:
-    counts = sharding.count_tiles(postings)
+    """Store a part; and as the kept index has it, if there may be one. `context_size` is None where none is kept."""
+    counts = sharding.count_tiles(part)
     found.firings = found.firings + counts if found.firings.size else counts
+    each = part.signs.sum(axis=1) if isinstance(part, Extremes) else np.diff(part.offset)
+    found.by_feature = found.by_feature + each if found.by_feature.size else each
     with work.scratch("part.postings") as path:
-        postings.write(path, {"job_id": work.claimed.job_id, "first_context": work.claimed.first})
+        part.write(path, {"job_id": work.claimed.job_id, "first_context": work.claimed.first})
         work.blobs.put(key, path)
     found.postings.append(key)
     tokens = None
-    if kept_index.may_be_kept(work.settings, work.spec.keep_index):
+    if (
+        context_size is not None
+        and isinstance(part, Postings)
+        and kept_index.may_be_kept(work.settings, work.spec.keep_index)
+    ):
         with work.scratch("part.tokens") as path:
             tokens_key = kept_index.tokens_key(source.id, key)
-            tokens = kept_index.put_tokens(work.blobs, tokens_key, path, postings, context_size=context_size)
+            tokens = kept_index.put_tokens(work.blobs, tokens_key, path, part, context_size=context_size)
     found.tokens.append(tokens)
 
 
@@ -250,7 +316,10 @@ def _plan_finish(session: Session, work: Work, loaded: runtime.Loaded) -> None:
     """Ranges of each source's features, by the firings of all shards; source after source, so the first is soon there."""
     claimed, pieces = work.claimed, []
     found = shards.results(session, claimed.job_id, "encode")
+    deleted = shards.deleted_sources(session, claimed.job_id)
     for i, (source, of) in enumerate(zip(claimed.sources, loaded.sources, strict=True)):
+        if source.id in deleted:
+            continue
         cuts = sharding.finish_shards(
             np.sum([result["sources"][i]["firings"] for result in found], axis=0),
             d_in=of.sae.description.d_in, d_sae=of.sae.d_sae, n_vocabulary=len(loaded.vocabulary),
@@ -258,6 +327,13 @@ def _plan_finish(session: Session, work: Work, loaded: runtime.Loaded) -> None:
         )  # fmt: skip
         pieces += [Piece(first, n, n, source.id) for first, n in cuts]
     shards.plan(session, claimed.job_id, "finish", pieces)
+    n_firings = sum(sum(of["firings"]) for result in found for of in result["sources"])
+    said = f"Every token is encoded: {n_firings:,} firings. {_n(len(pieces), 'range')} of features to finish."
+    jobs.note(session, claimed.job_id, "info", said)
+
+
+def _n(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def finish(work: Work) -> None:
@@ -271,9 +347,9 @@ def finish(work: Work) -> None:
     with work.corpus() as (rows, corpus):
         with clock.stage("finish"):
             blocks, features = _dashboards(work, loaded, found, rows)
-        with clock.stage("write"), transaction(work.sessions) as session:
+        with clock.stage("write"), work.documents_of(corpus) as documents_of, transaction(work.sessions) as session:
             shown = [d.examples.context for block in blocks for d in block]
-            ingest.store_contexts(session, corpus.id, np.concatenate(shown), rows.rows)
+            ingest.store_contexts(session, corpus.id, np.concatenate(shown), rows.rows, documents_of)
     with clock.stage("write"), transaction(work.sessions) as session:  # short: whoever waits for it waits little
         shards.lock_writing(session, claimed)
         ingest.delete_features(session, source.written_id, claimed.first, claimed.first + claimed.n)
@@ -294,18 +370,21 @@ def _dashboards(
 ) -> tuple[list[list[Dashboard]], dict[str, Any] | None]:
     """The dashboards of the claimed range, and its file of the kept index if there is to be one."""
     claimed, spec = work.claimed, work.spec
-    parts = work.postings.of([key for of in found for key in of["postings"]])
+    of_shards = work.postings.of([key for of in found for key in of["postings"]])
+    source = loaded.sources[0]
     n_firings = sum(sum(of["firings"]) for of in found)
     with contextlib.ExitStack() as stack:
-        is_kept = kept_index.is_kept(work.settings, spec.keep_index, n_firings)
+        is_signed = source.sae.description.is_signed
+        is_kept = not is_signed and kept_index.is_kept(work.settings, spec.keep_index, n_firings)
         path = stack.enter_context(work.scratch("range.features")) if is_kept else None
         blocks = []
         with kept_index.features_file(
             path, first=claimed.first, context_size=rows.rows.shape[1], n_contexts=rows.n_contexts
         ) as add_postings:
             for block in runtime.finish(
-                loaded, loaded.sources[0], parts, rows, seed=spec.seed, memory_gb=spec.memory_gb, first=claimed.first,
+                loaded, source, of_shards, rows, seed=spec.seed, memory_gb=spec.memory_gb, first=claimed.first,
                 stop=claimed.first + claimed.n, on_postings=add_postings,
+                batch_contexts=runtime.batch_contexts(loaded, spec, rows),
             ):  # fmt: skip
                 blocks.append(block)
                 work.heartbeat.add(len(block))
@@ -338,6 +417,7 @@ def evaluate(work: Work) -> None:
         if not shards.finish(session, claimed, n_units=claimed.n_units, seconds=clock.report()):
             raise errors.CancelledError("the shard is no longer ours.")
         ingest.store_quality(session, source.written_id, measured)
+        jobs.note(session, claimed.job_id, "info", f"The quality of {source.name} is measured.")
         shards.settle(session, claimed.job_id)
 
 

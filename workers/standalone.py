@@ -7,6 +7,7 @@ position), `summary.json`; `export/` on request. Several SAEs share one forward 
 their own each, named by the source's id.
 """
 
+import gc
 import json
 import math
 import time
@@ -25,11 +26,11 @@ from rich.console import Console
 
 from backend import errors, names
 from backend.formats import dashboards as packed
-from backend.formats import neuronpedia_files, quality, sae_files
+from backend.formats import dense_sources, neuronpedia_files, quality, sae_files
 from backend.formats.quality import DENSE, Quality
 from backend.services import catalog, features
 from workers import runtime
-from workers.compute import activation_index
+from workers.compute import activation_index, parts
 from workers.compute.corpus import Corpus
 from workers.compute.encoder import ScreenName
 
@@ -45,12 +46,21 @@ class _Summary:
 
 def compute(
     model: Annotated[str, Option(help="Local Hugging Face folder, or a hub name.")],
-    sae: Annotated[list[Path], Option(help="SAELens folder, or a folder of them; may be given several times.")],
     out: Annotated[Path, Option(help="Folder to write.")],
+    sae: Annotated[
+        list[Path] | None, Option(help="SAELens folder, or a folder of them; may be given several times.")
+    ] = None,
+    neurons: Annotated[
+        list[str] | None, Option(help="Hook point whose neurons are a source; may be given several times.")
+    ] = None,
+    vectors: Annotated[
+        list[Path] | None, Option(help="Labelled vectors, .safetensors or .npz; may be given several times.")
+    ] = None,
     corpus: Annotated[Path | None, Option(help="Text file, or folder of .txt files.")] = None,
     tokens: Annotated[Path | None, Option(help=".npy of token rows, used as they are.")] = None,
     source: Annotated[str, Option(help="Source id of one SAE; default {layer}-{folder}.")] = "",
     hook: Annotated[str, Option(help="Hook point, where it is not the one in cfg.json.")] = "",
+    declare: Annotated[str, Option(help="JSON of what the SAE's files do not say; docs/formats.md.")] = "{}",
     context_size: Annotated[int, Option(help="Tokens a context; default the SAE's own.")] = 0,
     tokens_limit: Annotated[int, Option(help="Use at most this many tokens; 0 uses all.")] = 0,
     device: Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -72,7 +82,11 @@ def compute(
         context_size=context_size, max_tokens=tokens_limit, device=device, dtype=dtype, threads=threads,
         screen=cast(ScreenName, screen), seed=seed, quality_tokens=quality_tokens, memory_gb=memory,
     )  # fmt: skip
-    folders = [folder.resolve() for given in sae for folder in sae_files.folders_of(given)]
+    folders = [folder.resolve() for given in sae or () for folder in sae_files.folders_of(given)]
+    folders += [Path(f"{dense_sources.NEURONS}{hook_point}") for hook_point in neurons or ()]
+    folders += [path.resolve() for path in vectors or ()]
+    if not folders:
+        raise errors.InvalidInputError("nothing to compute.", hint="Give --sae, --neurons or --vectors.")
     if source and len(folders) > 1:
         raise errors.InvalidInputError(f"--source names one SAE; {len(folders)} are given.", hint="Leave it out.")
     console = Console(stderr=True)
@@ -80,22 +94,25 @@ def compute(
     clock.add("import", time.time() - psutil.Process().create_time(), time.process_time())
     with TemporaryDirectory(prefix="eyepiece-") as scratch, console.status("preparing") as status:
         with clock.stage("prepare"):
-            loaded = runtime.load(model, folders, spec)
+            loaded = runtime.load(model, folders, spec, sae_files.declared_of(declare, hook_point=hook))
             rows, longer = runtime.build_corpus(loaded, spec)
+        gc.freeze()  # model and libraries stay to the end: a full collection need not walk them
         with clock.stage("encode"):
             size = runtime.batch_contexts(loaded, spec, rows)
-            parts = _encode(loaded, rows, size, spec, Path(scratch), status.update)
+            of_sources = _encode(loaded, rows, size, spec, Path(scratch), status.update)
         results = []
-        for folder, of, postings in zip(folders, loaded.sources, parts, strict=True):
-            source_id = source or names.default_source_id(of.capture.hook_point.layer, folder.name)
+        for folder, of, postings in zip(folders, loaded.sources, of_sources, strict=True):
+            source_id = source or dense_sources.default_source_id(str(folder), of.capture.hook_point)
             into = out if len(folders) == 1 else out / source_id
             with clock.stage("finish"):
                 found = []
-                for block in runtime.finish(loaded, of, postings, rows, seed=seed, memory_gb=memory):
+                for block in runtime.finish(
+                    loaded, of, postings, rows, seed=seed, memory_gb=memory, batch_contexts=size
+                ):
                     found += block
                     status.update(f"finishing {source_id}: {len(found):,} of {of.sae.d_sae:,} features")
             measured = None
-            if quality_tokens:
+            if quality_tokens and not of.sae.description.is_dense:
                 status.update(f"evaluating {source_id}")
                 with clock.stage("evaluate"):
                     measured = runtime.evaluate(loaded, of, rows, longer, spec)
@@ -112,8 +129,8 @@ def compute(
 
 def _encode(
     loaded: runtime.Loaded, rows: Corpus, size: int, spec: runtime.Spec, scratch: Path, say: Callable[[str], None]
-) -> list[list[activation_index.Postings]]:
-    """Of each source, the postings of all shards in order of context, as files under `scratch`."""
+) -> list[list[parts.Part]]:
+    """Of each source, the parts of all shards in order of context, as files under `scratch`."""
     n_done = 0
 
     def on_batch(n_tokens: int) -> None:
@@ -121,16 +138,17 @@ def _encode(
         n_done += n_tokens
         say(f"encoding: {n_done:,} of {rows.rows.size:,} tokens")
 
-    parts: list[list[activation_index.Postings]] = [[] for _ in loaded.sources]
+    made: list[list[parts.Part]] = [[] for _ in loaded.sources]
     for first, n in activation_index.shards(rows.n_contexts, n_shards=_n_shards(rows), size=size):
         found = runtime.encode(
             loaded, rows, first_context=first, n_contexts=n, batch_contexts=size, memory_gb=spec.memory_gb, on_batch=on_batch
         )  # fmt: skip
-        for i, postings in found:
-            path = scratch / f"{i}-{len(parts[i])}.postings"
-            postings.write(path, {})
-            parts[i].append(activation_index.read(path))
-    return parts
+        for i, part in found:
+            path = scratch / f"{i}-{len(made[i])}.postings"
+            part.write(path, {})
+            del part  # else it is held while the next part is gathered
+            made[i].append(parts.read(path))
+    return made
 
 
 def _n_shards(rows: Corpus) -> int:
@@ -216,7 +234,9 @@ def _export(
 def main() -> None:
     """Run, and print expected errors as one line."""
     try:
-        typer.run(compute)
+        command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        command.command()(compute)
+        command(prog_name="eyepiece compute")
     except errors.SiteError as error:
         Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
         raise SystemExit(1) from error

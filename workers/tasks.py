@@ -11,9 +11,9 @@ from typing import Any
 from celery import Celery
 from sqlalchemy.orm import Session, sessionmaker
 
-from backend import errors, logs, storage, wakeups
+from backend import errors, logs, storage, wakeups, weights
 from backend.db.session import transaction
-from backend.services import jobs, kept_index, shards
+from backend.services import jobs, kept_index, removal, shards
 from backend.settings import Settings
 from workers import runtime, stages
 from workers.leases import Heartbeat
@@ -28,7 +28,7 @@ class Worker:
         self.settings, self.sessions, self.app, self.name = settings, sessions, app, name
         self.doing: str | None = None
         self._blobs = storage.store(settings)
-        self._resident = runtime.Resident()
+        self._resident = runtime.Resident(cache=weights.cache_of(settings))
         self._postings = stages.OpenPostings(self._blobs)
 
     def run(self) -> None:
@@ -78,15 +78,22 @@ class Worker:
             _logger.warning("queue.unreachable")  # the next sweep sends them
 
     def _clear(self) -> None:
-        """Delete what ended jobs left; a job that is asked for again meanwhile waits for it."""
-        while True:
-            with transaction(self.sessions) as session:
-                job_id = jobs.next_to_clear(session)
-                if job_id is None:
-                    return
+        """Delete what ended jobs and deleted sources left; a job that is asked for again meanwhile waits for it."""
+        while self._clear_job() or self._clear_source():
+            continue
+
+    def _clear_job(self) -> bool:
+        with transaction(self.sessions) as session:
+            job_id = jobs.next_to_clear(session)
+            if job_id is not None:
                 self._blobs.delete_folder(f"jobs/{job_id}")
                 for source_id in jobs.set_cleared(session, job_id):
                     kept_index.sweep(session, self._blobs, source_id)
+            return job_id is not None
+
+    def _clear_source(self) -> bool:
+        with transaction(self.sessions) as session:
+            return removal.clear_step(session, self._blobs)
 
     def _fail(self, claimed: shards.Claim, message: str, *, is_final: bool) -> None:
         with transaction(self.sessions) as session:

@@ -1,19 +1,16 @@
-"""`eyepiece add`: register a model and SAEs, queue the dashboards, follow them. `eyepiece jobs` and `status`."""
+"""`eyepiece add`: register a model and SAEs, queue the dashboards, follow them. `eyepiece status`."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
-from sqlalchemy.orm import Session
 
-from backend import broker, errors, names, wakeups
+from backend import broker, errors, hub, names, storage, wakeups
 from backend.cli import connection, follow
 from backend.db.session import transaction
-from backend.formats import sae_files
-from backend.services import catalog, health, jobs
+from backend.formats import dense_sources, sae_files
+from backend.services import catalog, health, hosting, hub_saes, secrets
 
 console = Console(soft_wrap=True, highlight=False)
 Option = typer.Option
@@ -22,12 +19,33 @@ Data = Annotated[Path | None, Option(help="Data folder; default `data`, or EYEPI
 
 def add(
     model: Annotated[str, typer.Argument(help="Local Hugging Face folder, or a hub name.")],
-    sae: Annotated[list[Path], Option(help="SAELens folder, or a folder of them; may be given several times.")],
-    corpus: Annotated[Path | None, Option(help="Text file, or folder of .txt files.")] = None,
+    sae: Annotated[
+        list[str] | None,
+        Option(
+            help="SAE folder, a folder of them, hf:OWNER/NAME[@REVISION]:FOLDER, or saelens:RELEASE/ID; may be given "
+            "several times."
+        ),
+    ] = None,
+    neurons: Annotated[
+        list[str] | None,
+        Option(
+            help="Hook point whose neurons are a source, such as blocks.3.mlp.hook_post; may be given several times."
+        ),
+    ] = None,
+    vectors: Annotated[
+        list[Path] | None,
+        Option(help="Labelled vectors (probes, steering vectors), .safetensors or .npz; may be given several times."),
+    ] = None,
+    corpus: Annotated[
+        str | None, Option(help="Text, JSON lines or Parquet, a folder of them, hf:DATASET, or corpus:ID, used before.")
+    ] = None,
+    corpus_field: Annotated[str, Option(help="Of JSON lines and Parquet: the field with the text.")] = "",
+    keep_documents_apart: Annotated[bool, Option(help="No context has tokens of two documents.")] = False,
     tokens: Annotated[Path | None, Option(help=".npy of token rows, used as they are.")] = None,
     source: Annotated[str, Option(help="Source id of one SAE; default {layer}-{folder}.")] = "",
     model_id: Annotated[str, Option(help="Model id; default the folder's name.")] = "",
     hook: Annotated[str, Option(help="Hook point, where it is not the one in cfg.json.")] = "",
+    declare: Annotated[str, Option(help="JSON of what the SAE's files do not say; docs/formats.md.")] = "{}",
     context_size: Annotated[int, Option(help="Tokens a context; default the SAE's own.")] = 0,
     tokens_limit: Annotated[int, Option(help="Use at most this many tokens; 0 uses all.")] = 0,
     device: Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -39,78 +57,58 @@ def add(
         bool | None,
         Option("--keep-index/--no-keep-index", help="Keep every firing to look up; default: if it is small."),
     ] = None,
+    force: Annotated[bool, Option("--force", help="Compute also what the quick look calls pointless.")] = False,
     data: Data = None,
     watch: Annotated[bool, Option("--watch/--no-watch", help="Follow progress.")] = True,
 ) -> None:
-    """Host SAEs of one model: register them, compute their dashboards in one pass, follow progress."""
+    """Host SAEs, neurons or vectors of one model: register them, compute their dashboards in one pass, follow progress."""
     if (corpus is None) == (tokens is None):
         raise errors.InvalidInputError("give either --corpus or --tokens.")
-    given = corpus or tokens or Path()
-    if not given.exists():
-        raise errors.InvalidInputError(f"'{given}' does not exist.", hint="Give a text file, or a .npy with --tokens.")
     spec = {
-        "corpus": str(given.resolve()), "is_tokens": tokens is not None, "hook_point": hook,
+        "corpus": _corpus(corpus or str(tokens)), "corpus_field": corpus_field, "is_apart": keep_documents_apart,
+        "is_tokens": tokens is not None, "hook_point": hook,
         "context_size": context_size, "max_tokens": tokens_limit, "device": device, "dtype": dtype,
         "threads": threads, "seed": seed, "quality_tokens": quality_tokens, "keep_index": keep_index,
+        "is_forced": force,
     }  # fmt: skip
     with connection.opened(data, with_worker=watch) as link:
+        declared = sae_files.declared_of(declare, hook_point=hook)
+        saes = _saes(link, sae or [], declared)
         with transaction(link.sessions) as session:
-            job_id, refs = register(session, model, sae, spec, source=source, model_id=model_id)
+            dense = [f"{dense_sources.NEURONS}{hook_point}" for hook_point in neurons or ()]
+            dense += [str(path.resolve()) for path in vectors or ()]
+            hosted = hosting.register(
+                session, model, saes, spec, source=source, model_id=model_id, dense=dense,
+                declared=declared,
+            )  # fmt: skip
         wakeups.send(link.sessions, broker.celery_app(link.settings))
-        console.print(f"job {job_id} computes {', '.join(refs)}")
+        console.print(f"job {hosted.job_id} computes {', '.join(hosted.refs)}")
         if watch:
-            (view,) = follow.follow(link.sessions, [job_id], console, on_poll=link.check)
+            (view,) = follow.follow(link.sessions, [hosted.job_id], console, on_poll=link.check)
             if view.state != "done":
-                raise errors.ConflictError(f"job {job_id} {view.state}: {view.error or 'as asked'}")
-            for ref in refs:
+                raise errors.ConflictError(f"job {view.id} {view.state}: {view.error or 'as asked'}")
+            for ref in hosted.refs:
                 console.print(f"Browse {link.address}{names.source_url(*ref.split('/'))}")
 
 
-def register(
-    session: Session,
-    model: str,
-    saes: Sequence[Path],
-    spec: dict[str, Any],
-    *,
-    source: str = "",
-    model_id: str = "",
-) -> tuple[int, list[str]]:
-    """Check the SAEs' files, register model and sources, queue one job: (job id, each `model/source`)."""
-    found = [folder.resolve() for given in saes for folder in sae_files.folders_of(given)]
-    descriptions = [sae_files.describe(folder) for folder in found]
-    if source and len(found) > 1:
-        raise errors.InvalidInputError(
-            f"--source names one SAE; {len(found)} are given.", hint="Leave it out: ids follow from layers and folders."
-        )
-    if not spec.get("is_tokens"):
-        sae_files.common_contexts(descriptions, int(spec.get("context_size") or 0))
-    folder = Path(model)
-    weights = str(folder.resolve()) if folder.is_dir() else model
-    model_id = names.check_id(model_id or Path(model).name, "model")
-    catalog.add_model(session, model_id, weights)
-    hook_point = names.parse_hook_point(spec["hook_point"]) if spec.get("hook_point") else None
-    source_ids, refs = [], []
-    for description in descriptions:
-        place = hook_point or description.hook_point
-        name = names.check_id(source or names.default_source_id(place.layer, description.folder.name), "source")
-        refs.append(f"{model_id}/{name}")
-        source_ids.append(
-            catalog.add_source(
-                session, model_id, name, hook_point=str(place), architecture=description.architecture,
-                d_in=description.d_in, d_sae=description.d_sae, weights=str(description.folder),
-                config=description.config,
-            )
-        )  # fmt: skip
-    return jobs.create(session, source_ids, spec), refs
+def _saes(link: connection.Connection, given: list[str], declared: sae_files.Declared) -> list[Path | hosting.Sae]:
+    """Folders as they are; what lies on the hub is downloaded first, with the host's token if there is one."""
+    if not any(hub_saes.is_named(each) for each in given):
+        return [Path(each) for each in given]
+    with transaction(link.sessions) as session:
+        token = secrets.get(session, link.settings, secrets.HUGGING_FACE, None)
+    of, mirror = hub.Hub(link.settings.data / "cache" / "hub", token), storage.mirror(link.settings)
+    return [hub_saes.bring(of, each, mirror, declared) if hub_saes.is_named(each) else Path(each) for each in given]
 
 
-def list_jobs(data: Data = None) -> None:
-    """List the newest jobs."""
-    with connection.opened(data) as link, transaction(link.sessions) as session:
-        table = Table("job", "source", "state", "", box=None, pad_edge=False)
-        for view in jobs.latest(session):
-            table.add_row(str(view.id), view.title, view.state, follow.sentence(view))
-        console.print(table)
+def _corpus(given: str) -> str:
+    if given.startswith("hf:"):
+        return f"hf:{hub.parse_dataset(given.removeprefix('hf:'))}"
+    if given.startswith("corpus:"):
+        return given
+    if not Path(given).exists():
+        raise errors.InvalidInputError(f"'{given}' does not exist.", hint="Give a text file, or a .npy with --tokens.")
+    return str(Path(given).resolve())
 
 
 def status(data: Data = None) -> None:

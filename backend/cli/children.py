@@ -24,7 +24,8 @@ DRAIN_S = 2
 def all_of(settings: Settings, folder: DataFolder) -> list[Child]:
     """The children in the order they are started; the web server first."""
     web = ["uvicorn", "backend.web.app:create_app", "--factory", "--host", settings.host, "--port", str(settings.port)]
-    web += ["--log-level", "warning", "--timeout-graceful-shutdown", str(DRAIN_S)]
+    # Who a request came from is ours to find out, by EYEPIECE_PROXIES: uvicorn would believe anything from this machine.
+    web += ["--log-level", "warning", "--timeout-graceful-shutdown", str(DRAIN_S), "--no-proxy-headers"]
     children = [
         _child("web server", web, folder.logs / "web.log", settings),
         _child("worker", ["workers.celery_app"], folder.logs / "worker.log", settings),

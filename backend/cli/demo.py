@@ -8,9 +8,8 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from backend.cli import add
 from backend.errors import ConflictError
-from backend.services import catalog, jobs
+from backend.services import catalog, hosting, jobs
 from backend.settings import REPOSITORY
 from demo import stdlib_text
 
@@ -40,7 +39,7 @@ def register(session: Session, data: Path, *, n_sources: int | None = None) -> l
                 jobs.retry(session, job.id)
             job_ids.append(job.id)
     if fresh:
-        job_ids.append(add.register(session, str(WEIGHTS / MODEL), fresh, _spec(data))[0])
+        job_ids.append(hosting.register(session, str(WEIGHTS / MODEL), fresh, _spec(data)).job_id)
     return job_ids
 
 

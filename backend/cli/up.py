@@ -1,6 +1,6 @@
 """`eyepiece up`: the whole of Eyepiece in one terminal, until Ctrl-C.
 
-Steps: 1. refuse what cannot work (an address others could reach: there is no login; another Eyepiece on the data;
+Steps: 1. refuse what cannot work (an address others could reach without a login; another Eyepiece on the data;
 a busy port), 2. start database and queue unless their URLs are given, 3. bring the tables up to date, 4. start web
 server, worker and live worker, 5. wait until the site answers, 6. offer the demo, 7. keep everything running.
 Everything is stopped in reverse order; a second Ctrl-C hurries. Nothing outlives this process even if it is killed.
@@ -26,7 +26,8 @@ from backend.db.session import create_engine, session_factory, transaction
 from backend.embedded import data_folder, services
 from backend.embedded.supervisor import Supervisor
 from backend.errors import ConflictError, InvalidInputError, UnsupportedError
-from backend.settings import Settings
+from backend.services import accounts, invitations
+from backend.settings import Access, Settings
 
 console = Console(soft_wrap=True, highlight=False, markup=False)
 
@@ -34,7 +35,7 @@ console = Console(soft_wrap=True, highlight=False, markup=False)
 def up(
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port of the site; 3000 if not given.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of all that is kept; `data` if not given.")] = None,
-    host: Annotated[str | None, typer.Option(help="Loopback address; 127.0.0.1 if not given.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 if not given.")] = None,
     demo: Annotated[bool, typer.Option("--demo/--no-demo", help="Compute the demo's dashboards.")] = True,
     sources: Annotated[int | None, typer.Option(min=1, help="Compute only so many of the demo's sources.")] = None,
 ) -> None:
@@ -51,7 +52,10 @@ def up(
 def _run(settings: Settings, *, n_sources: int | None) -> None:
     """From the refusals to the end of the last child; leaves only by an exception."""
     address = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{settings.port}"
-    refuse_open_network(settings.host)
+    if settings.access is Access.OPEN:
+        refuse_open_network(settings.host)
+    else:
+        refuse_unknown_address(settings)
     with ExitStack() as stack:
         folder = stack.enter_context(data_folder.opened(settings.data, address=address))
         refuse_busy_port(settings.host, settings.port)
@@ -71,8 +75,26 @@ def _run(settings: Settings, *, n_sources: int | None) -> None:
         supervisor = Supervisor((*servers.servers, *started), report=console.print)
         stack.callback(console.print, "Stopping …")
         console.print(f"Eyepiece is at {address}")
+        if settings.access is Access.ACCOUNTS:
+            _invite_first(settings)
         _compute_demo(settings, address, n_sources, supervisor)
         supervisor.watch()
+
+
+def _invite_first(settings: Settings) -> None:
+    """Tell how the first account is made, while there is none."""
+    engine = create_engine(settings.database_url)
+    try:
+        with transaction(session_factory(engine)) as session:
+            if accounts.is_any(session):
+                return
+            link = settings.public_url.split(",")[0].strip().rstrip("/")
+            link += names.set_up_url(invitations.invite(session, None))
+    finally:
+        engine.dispose()
+    console.print(
+        f"There is no account yet. This link makes the first, an admin's; it works once, for 24 hours:\n{link}"
+    )
 
 
 def _compute_demo(settings: Settings, address: str, n_sources: int | None, supervisor: Supervisor) -> None:
@@ -96,6 +118,15 @@ def _compute_demo(settings: Settings, address: str, n_sources: int | None, super
         engine.dispose()
 
 
+def refuse_unknown_address(settings: Settings) -> None:
+    """With accounts the site's name decides which requests it answers; raises `InvalidInputError` without one."""
+    if not settings.public_url:
+        raise InvalidInputError(
+            "With EYEPIECE_ACCESS=accounts the site must know its address.",
+            hint="Set EYEPIECE_PUBLIC_URL to what people open, such as https://eyepiece.example.org.",
+        )
+
+
 def refuse_open_network(host: str) -> None:
     """Lets only addresses of this machine pass.
 
@@ -105,8 +136,8 @@ def refuse_open_network(host: str) -> None:
     """
     if not all(ipaddress.ip_address(number).is_loopback for _, number in _addresses(host)):
         raise UnsupportedError(
-            f"Eyepiece has no login, so it does not listen on {host!r}, where others could reach it.",
-            hint="Use --host 127.0.0.1, and an ssh tunnel or a proxy with a login to reach it from elsewhere.",
+            f"With no login, Eyepiece does not listen on {host!r}, where others could reach it.",
+            hint="Set EYEPIECE_ACCESS=accounts, or use --host 127.0.0.1 and an ssh tunnel to reach it from elsewhere.",
         )
 
 

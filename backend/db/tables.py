@@ -17,6 +17,7 @@ from sqlalchemy import (
     LargeBinary,
     Text,
     UniqueConstraint,
+    false,
     func,
     true,
 )
@@ -37,6 +38,99 @@ class Base(DeclarativeBase):
 
 
 _now = func.now()
+
+
+class Account(Base):
+    """A person who may sign in. In `open` mode there is none and everything belongs to nobody."""
+
+    __tablename__ = "account"
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    password_hash: Mapped[str]
+    """argon2id, with its parameters; empty until a password is chosen."""
+    is_admin: Mapped[bool] = mapped_column(server_default=false())
+    is_active: Mapped[bool] = mapped_column(server_default=true())
+    """False: may neither sign in nor use a key; what it owns stays."""
+    quota_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """What it may store; NULL: as the settings say, 0: no limit. So are the next two."""
+    quota_jobs: Mapped[int | None]
+    """Queued or running at a time."""
+    requests_per_minute: Mapped[int | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+
+
+class SignIn(Base):
+    """A browser in which somebody is signed in, until the row is gone."""
+
+    __tablename__ = "sign_in"
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id", ondelete="CASCADE"), index=True)
+    token_hash: Mapped[bytes] = mapped_column(unique=True)
+    """sha256 of the cookie's token."""
+    browser: Mapped[str]
+    """What it says of itself, for its owner to know it by."""
+    address: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+    seen_at: Mapped[datetime] = mapped_column(server_default=_now)
+    """To within some minutes."""
+    expires_at: Mapped[datetime]
+
+
+class ApiKey(Base):
+    """What a program sends instead of signing in."""
+
+    __tablename__ = "api_key"
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id", ondelete="CASCADE"), index=True)
+    name: Mapped[str]
+    prefix: Mapped[str]
+    """Its first characters, for its owner to know it by."""
+    key_hash: Mapped[bytes] = mapped_column(unique=True)
+    """sha256 of the key: 256 random bits, so nothing slower is needed."""
+    scope: Mapped[str]
+    """read, write or admin, each with those before it; admin only does what its account may."""
+    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+    expires_at: Mapped[datetime | None]
+    """NULL: never."""
+    used_at: Mapped[datetime | None]
+    """Last, to within some minutes."""
+    revoked_at: Mapped[datetime | None]
+
+
+class Invitation(Base):
+    """A link that can be used once, to choose a password."""
+
+    __tablename__ = "invitation"
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    token_hash: Mapped[bytes] = mapped_column(unique=True)
+    """sha256 of the link's token."""
+    account_id: Mapped[int | None] = mapped_column(ForeignKey("account.id", ondelete="CASCADE"), index=True)
+    """NULL: it makes the first account, an admin's."""
+    expires_at: Mapped[datetime]
+
+
+def _owner() -> Mapped[int | None]:
+    return mapped_column(ForeignKey("account.id", ondelete="SET NULL"), index=True)
+
+
+class Secret(Base):
+    """A token of another service, sealed with the host's key (`backend/services/secrets.py`)."""
+
+    __tablename__ = "secret"
+    __table_args__ = (UniqueConstraint("owner_id", "name", postgresql_nulls_not_distinct=True),)
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    owner_id: Mapped[int | None] = mapped_column(ForeignKey("account.id", ondelete="CASCADE"))
+    """NULL: the host's own."""
+    name: Mapped[str]
+    """Of the service, such as `huggingface`."""
+    sealed: Mapped[bytes]
+    """Fernet's token: AES-CBC and HMAC-SHA256 with a key that is not in the database."""
+    created_at: Mapped[datetime] = mapped_column(server_default=_now)
 
 
 class Vocabulary(Base):
@@ -67,6 +161,8 @@ class Model(Base):
     d_model: Mapped[int | None]
     n_context: Mapped[int | None]
     vocabulary_id: Mapped[int | None] = mapped_column(ForeignKey("vocabulary.id"))
+    owner_id: Mapped[int | None] = _owner()
+    """NULL: the host's own."""
     created_at: Mapped[datetime] = mapped_column(server_default=_now)
 
 
@@ -89,7 +185,22 @@ class Corpus(Base):
     is_first_masked: Mapped[bool]
     blob_key: Mapped[str]
     """The rows as a .npy of uint16 or uint32."""
+    documents_key: Mapped[str | None]
+    """Which documents the rows are from (`DocumentStarts` in workers/compute/corpus.py); NULL: not known."""
     created_at: Mapped[datetime] = mapped_column(server_default=_now)
+
+
+class CorpusRecipe(Base):
+    """What a corpus was made from and how: who asks for the same again gets it without reading a word."""
+
+    __tablename__ = "corpus_recipe"
+
+    model_id: Mapped[str] = mapped_column(ForeignKey("model.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    """sha256 over files, tokenizer and options, see `workers/prepared.py`."""
+    corpus_id: Mapped[int] = mapped_column(ForeignKey("corpus.id", ondelete="CASCADE"), index=True)
+    longer: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
+    """By what they are a sample for: blob keys of longer contexts to evaluate on; empty: it has too few."""
 
 
 class Context(Base):
@@ -101,6 +212,8 @@ class Context(Base):
     index: Mapped[int] = mapped_column(primary_key=True)
     tokens: Mapped[bytes]
     """Little-endian uint16 ids where the vocabulary has at most 65,536 tokens, else uint32."""
+    documents: Mapped[list[Any] | None] = mapped_column(JSONB(none_as_null=True))
+    """[position, name] of each document that begins or goes on in it; NULL: not known."""
 
 
 class SourceSet(Base):
@@ -121,7 +234,8 @@ class Source(Base):
     __table_args__ = (UniqueConstraint("model_id", "name"), Index("source_set_index", "model_id", "set_name"))
 
     id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
-    model_id: Mapped[str] = mapped_column(ForeignKey("model.id", ondelete="CASCADE"))
+    model_id: Mapped[str | None] = mapped_column(ForeignKey("model.id", ondelete="CASCADE"))
+    """NULL: deleted. Nobody finds it any more, its name is free, and workers clear away what is left of it."""
     name: Mapped[str]
     """The id users see, such as `6-res-jb`."""
     set_name: Mapped[str]
@@ -131,9 +245,17 @@ class Source(Base):
     d_in: Mapped[int]
     d_sae: Mapped[int]
     weights: Mapped[str]
-    """A local folder."""
+    """A local folder, or one of the blob store: `blob:saes/…`, see `backend/weights.py`."""
     config: Mapped[dict[str, Any]]
     """The SAE's own configuration, as found."""
+    declared: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
+    """What was said beside the files, such as a hook point; it wins over the configuration."""
+    look: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    """What the newest job's quick look found, as `formats/look.py` has it; NULL before there was one."""
+    owner_id: Mapped[int | None] = _owner()
+    """NULL: the host's own."""
+    visibility: Mapped[str] = mapped_column(server_default="public")
+    """private: its owner and admins; unlisted: whoever has the address; public: in lists and searches too."""
     revision_id: Mapped[int | None] = mapped_column(ForeignKey("revision.id", use_alter=True, ondelete="SET NULL"))
     """What readers see; NULL until the first computation is complete."""
     created_at: Mapped[datetime] = mapped_column(server_default=_now)
@@ -208,6 +330,8 @@ class Job(Base):
 
     id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
     model_id: Mapped[str] = mapped_column(ForeignKey("model.id", ondelete="CASCADE"))
+    owner_id: Mapped[int | None] = _owner()
+    """Who asked for it; NULL: the host's operator, at the command line or in `open` mode."""
     state: Mapped[str]
     """queued, running, done, failed or cancelled."""
     spec: Mapped[dict[str, Any]]
@@ -233,6 +357,10 @@ class JobSource(Base):
     """What the job writes; NULL before the corpus is prepared, and once something newer has replaced it."""
     published_at: Mapped[datetime | None]
     """When readers began to see it."""
+    firings: Mapped[bytes | None]
+    """Of each feature in the encode shards done so far, zlib over little-endian int64; NULL before and once published."""
+    n_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """Unmasked, of the same shards."""
 
 
 class Shard(Base):
@@ -264,6 +392,48 @@ class Shard(Base):
     """What later stages need of it, such as the keys of its postings."""
     seconds: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     """Wall and CPU seconds by step."""
+
+
+class Upload(Base):
+    """Files somebody hands over, while they arrive and once they are complete and checked."""
+
+    __tablename__ = "upload"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    """128 random bits in hexadecimal; names the folder of what has arrived, and that of the blobs."""
+    owner_id: Mapped[int | None] = _owner()
+    """NULL: the host's own."""
+    kind: Mapped[str]
+    """sae or corpus."""
+    name: Mapped[str]
+    """Of the folder its files lie in."""
+    files: Mapped[list[Any]]
+    """[{name, size, sha256}]; sha256 is null while neither given nor computed."""
+    n_bytes: Mapped[int] = mapped_column(BigInteger)
+    """Of all files when complete."""
+    state: Mapped[str]
+    """open, or complete: its files are blobs and never change."""
+    declared: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
+    """What was said beside the files when it was completed."""
+    found: Mapped[list[Any]] = mapped_column(server_default="[]")
+    """What the check found, one object an SAE: `uploads.Found`."""
+    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+    touched_at: Mapped[datetime] = mapped_column(server_default=_now)
+    """When bytes last arrived, or it was completed; left alone for long, it is deleted."""
+
+
+class JobEvent(Base):
+    """A line of a job's log, in its user's words."""
+
+    __tablename__ = "job_event"
+    __table_args__ = (Index("job_event_order", "job_id", "id"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"))
+    at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    level: Mapped[str]
+    """info, warning or error."""
+    text: Mapped[str]
 
 
 class Lease(Base):

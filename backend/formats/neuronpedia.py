@@ -19,7 +19,8 @@ import numpy as np
 Row = dict[str, object]
 
 TOP_BIN = -1
-"""`binMin` and `binContains` of the top group."""
+"""`binMin` and `binContains` of the top group. Of a signed feature's most negative contexts only `binContains` is it: their
+`binMin` and `binMax` are where their minima lie, below zero."""
 DEFAULT_STEER_STRENGTH = 10
 PUBLIC = "PUBLIC"
 
@@ -66,6 +67,8 @@ class Source(Protocol):
     @property
     def config(self) -> Mapping[str, object]: ...
     @property
+    def visibility(self) -> str: ...
+    @property
     def created_at(self) -> datetime: ...
     @property
     def revision_id(self) -> int | None: ...
@@ -77,6 +80,15 @@ class Source(Protocol):
     def context_size(self) -> int: ...
     @property
     def computed_at(self) -> datetime | None: ...
+
+
+class Document(Protocol):
+    """What is needed of a document of a context."""
+
+    @property
+    def position(self) -> int: ...
+    @property
+    def name(self) -> str: ...
 
 
 class Example(Protocol):
@@ -94,6 +106,9 @@ class Example(Protocol):
     def max_value(self) -> float: ...
     @property
     def max_position(self) -> int: ...
+    @property
+    def documents(self) -> Sequence[Document]: ...
+    def peak(self, *, is_negative: bool) -> int: ...
 
 
 class Group(Protocol):
@@ -101,6 +116,8 @@ class Group(Protocol):
 
     @property
     def is_top(self) -> bool: ...
+    @property
+    def is_negative(self) -> bool: ...
     @property
     def low(self) -> float: ...
     @property
@@ -148,6 +165,8 @@ class Feature(Protocol):
     @property
     def index(self) -> int: ...
     @property
+    def label(self) -> str: ...
+    @property
     def density(self) -> float: ...
     @property
     def max_value(self) -> float: ...
@@ -174,7 +193,7 @@ def neuron(feature: Feature) -> Row:
         "maxActApprox": _shortest(feature.max_value),
         "hasVector": False,
         "vector": [],
-        "vectorLabel": None,
+        "vectorLabel": feature.label or None,
         "vectorDefaultSteerStrength": DEFAULT_STEER_STRENGTH,
         "hookName": source.hook_point,
         "topkCosSimIndices": [near.index for near in feature.neighbours],
@@ -273,7 +292,7 @@ def source_row(source: Source) -> Row:
         "saelensSaeId": None,
         "hfRepoId": None,
         "hfFolderId": None,
-        "visibility": PUBLIC,
+        "visibility": source.visibility.upper(),
         "defaultOfModelId": None,
         "setName": source.set_name,
         "creatorId": "",
@@ -346,8 +365,9 @@ def _activation(feature: Feature, group: Group, example: Example) -> Row:
     values = [0.0] * len(example.tokens)
     for position, value in zip(example.positions, _all_shortest(example.values), strict=True):
         values[position] = value
+    greatest = max(values)
     return {
-        "id": _activation_id(feature, example),
+        "id": _activation_id(feature, group, example),
         "tokens": list(example.tokens),
         "dataIndex": str(example.context),
         "index": str(feature.index),
@@ -356,8 +376,8 @@ def _activation(feature: Feature, group: Group, example: Example) -> Row:
         # Neuronpedia's server does not send it; its Python client cannot do without.
         "source": source.name,
         "dataSource": source.corpus or None,
-        "maxValue": _shortest(example.max_value),
-        "maxValueTokenIndex": example.max_position,
+        "maxValue": greatest,
+        "maxValueTokenIndex": values.index(greatest),
         "minValue": min(values),
         "values": values,
         "dfaValues": [],
@@ -370,16 +390,21 @@ def _activation(feature: Feature, group: Group, example: Example) -> Row:
         "createdAt": _time(source.computed_at or source.created_at),
         "lossValues": [],
         "logitContributions": None,
-        "binMin": TOP_BIN if group.is_top else _shortest(group.low),
-        "binMax": _shortest(feature.max_value if group.is_top else group.high),
+        "binMin": TOP_BIN if group.is_top and not group.is_negative else _shortest(group.low),
+        "binMax": _shortest(feature.max_value if group.is_top and not group.is_negative else group.high),
         "binContains": TOP_BIN if group.is_top else group.fraction,
-        "qualifyingTokenIndex": example.max_position,
+        "qualifyingTokenIndex": example.peak(is_negative=group.is_negative),
+        # ours: Neuronpedia's rows do not say where a text is from
+        "documents": [{"position": document.position, "name": document.name} for document in example.documents],
     }
 
 
-def _activation_id(feature: Feature, example: Example) -> str:
-    """25 characters like Neuronpedia's own; the same for the same example, another for every other."""
-    ref = f"{feature.source.model}/{feature.source.name}/{feature.index}/{example.context}"
+def _activation_id(feature: Feature, group: Group, example: Example) -> str:
+    """25 characters like Neuronpedia's own; the same for the same example, another for every other.
+
+    A signed feature may show a context twice: for its largest value and for its most negative one.
+    """
+    ref = f"{feature.source.model}/{feature.source.name}/{feature.index}/{example.context}{'-' * group.is_negative}"
     firings = np.array(example.positions, "<i8").tobytes() + np.array(example.values, "<f4").tobytes()
     return "c" + hashlib.blake2b(ref.encode() + b"\0" + firings, digest_size=12).hexdigest()
 

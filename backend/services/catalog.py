@@ -15,13 +15,20 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import orjson
-from sqlalchemy import Engine, Row, Select, select, update
+from sqlalchemy import Engine, Row, Select, exists, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from backend import errors, names
-from backend.db.tables import Corpus, Model, Revision, Source, SourceSet, Vocabulary
+from backend.db.tables import Corpus, Feature, Job, JobSource, Model, Revision, Source, SourceSet, Vocabulary
+from backend.formats import dense_sources
+from backend.formats.look import Look
+from backend.formats.look import from_json as look_from_json
 from backend.formats.quality import Quality, from_json
+from backend.formats.saes.description import Kind
+from backend.services import access
+from backend.services.access import Viewer, Visibility
+from backend.services.visibility import addressed, unrestricted
 
 AnyRow = Row[*tuple[Any, ...]]
 N_CACHED_VOCABULARIES = 4
@@ -44,6 +51,9 @@ class SourceView:
     created_at: datetime
     revision_id: int | None
     """None until dashboards are computed; then the fields below hold."""
+    owner_id: int | None = None
+    """None: the host's own."""
+    visibility: str = "public"
     corpus: str = ""
     n_corpus_tokens: int = 0
     """Unmasked."""
@@ -61,6 +71,8 @@ class SourceView:
     computed_at: datetime | None = None
     index_bytes: int | None = None
     """Size of the activation index; None where none is kept."""
+    is_partial: bool = False
+    """Its first computation is under way: the numbers are whole, but only some features' dashboards can be read."""
 
     @property
     def mean_l0(self) -> float:
@@ -68,9 +80,28 @@ class SourceView:
         return self.n_firings / self.n_corpus_tokens if self.n_corpus_tokens else 0.0
 
     @property
+    def kind(self) -> Kind:
+        """Whether it is an SAE, a hook point's neurons or a set of vectors."""
+        return dense_sources.kind_of(self.architecture)
+
+    @property
+    def is_signed(self) -> bool:
+        """Its activations may be negative."""
+        return dense_sources.is_signed(self.architecture)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What its vectors are called, by index; empty for what has no names."""
+        return tuple(self.config.get("labels") or ()) if self.kind == "vectors" else ()
+
+    def label(self, index: int) -> str:
+        """What a vector is called; empty for what has no name."""
+        return self.labels[index] if index < len(self.labels) else ""
+
+    @property
     def mean_l1(self) -> float | None:
-        """Sum of the activations on an unmasked token, on average; None where it is not known."""
-        if self.activation_sum is None or not self.n_corpus_tokens:
+        """Sum of the activations on an unmasked token, on average; None where it is not known, and of signed ones."""
+        if self.activation_sum is None or self.is_signed or not self.n_corpus_tokens:
             return None
         return self.activation_sum / self.n_corpus_tokens
 
@@ -147,10 +178,20 @@ def source(session: Session, model_id: str, name: str) -> SourceView:
 def quality(session: Session, model_id: str, name: str) -> Quality | None:
     """What the evaluation of a source found; None where there was none. Raises `NotFoundError`."""
     query = select(Revision.quality).select_from(Source).outerjoin(Revision, Revision.id == Source.revision_id)
-    row = session.execute(query.where(Source.model_id == _key(model_id), Source.name == _key(name))).one_or_none()
+    query = addressed(query.where(Source.model_id == _key(model_id), Source.name == _key(name)))
+    row = session.execute(query).one_or_none()
     if row is None:
         raise _no_source(model_id, name)
     return from_json(row.quality) if row.quality else None
+
+
+def look(session: Session, model_id: str, name: str) -> Look | None:
+    """What the quick look of the newest job found; None where there was none. Raises `NotFoundError`."""
+    query = select(Source.look).where(Source.model_id == _key(model_id), Source.name == _key(name))
+    row = session.execute(addressed(query)).one_or_none()
+    if row is None:
+        raise _no_source(model_id, name)
+    return look_from_json(row.look) if row.look else None
 
 
 def readable_source(session: Session, model_id: str, name: str) -> ReadableSource:
@@ -184,7 +225,7 @@ def origin(session: Session, view: SourceView) -> tuple[ModelFacts, SourceSetFac
     """The model and the set of a source, in one statement."""
     query = select(*_MODEL_COLUMNS, SourceSet.description, SourceSet.created_at.label("set_created_at"))
     query = query.join(SourceSet, SourceSet.model_id == Model.id)
-    row = session.execute(query.where(Model.id == view.model, SourceSet.name == view.set_name)).one()
+    row = session.execute(addressed(query.where(Model.id == view.model, SourceSet.name == view.set_name))).one()
     return _model_facts(row), SourceSetFacts(view.model, view.set_name, row.description, row.set_created_at)
 
 
@@ -212,6 +253,20 @@ def add_model(session: Session, model_id: str, weights: str, *, display_name: st
     session.execute(row.on_conflict_do_update(index_elements=[Model.id], set_=changed))
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Who takes the id of a source, and how."""
+
+    viewer: Viewer = access.OPERATOR
+    visibility: Visibility = "public"
+    """Of a new source."""
+    is_replacing: bool = False
+    """A source of theirs may get other weights."""
+
+
+THE_HOST_S = Claim()
+
+
 def add_source(
     session: Session,
     model_id: str,
@@ -223,34 +278,50 @@ def add_source(
     d_sae: int,
     weights: str,
     config: dict[str, Any],
+    declared: dict[str, Any] | None = None,
+    claim: Claim = THE_HOST_S,
 ) -> int:
     """Register an SAE and its source set, and return the row's id.
 
-    Registering the same weights again updates the row. Raises `ConflictError` when the id belongs to other weights,
-    or when dashboards were computed for another hook point or size; `NotFoundError` when the model is not hosted.
+    Registering the same weights again updates the row, and so does replacing them. Raises `ConflictError` when the id
+    belongs to other weights, or when dashboards were computed for another hook point or size; `NotFoundError` when the
+    model is not hosted; `ForbiddenError` when the source is somebody else's.
     """
     names.check_id(name, "source")
     place = names.parse_hook_point(hook_point)
-    if session.execute(select(Model.id).where(Model.id == _key(model_id))).one_or_none() is None:
+    if session.execute(unrestricted(select(Model.id).where(Model.id == _key(model_id)))).one_or_none() is None:
         raise _no_model(model_id)
     set_name = names.source_set_of(name)
     session.execute(insert(SourceSet).values(model_id=model_id, name=set_name).on_conflict_do_nothing())
     facts = {
         "hook_point": hook_point, "layer": place.layer, "architecture": architecture, "d_in": d_in, "d_sae": d_sae,
-        "config": config,
+        "config": config, "declared": declared or {},
     }  # fmt: skip
-    row = insert(Source).values(model_id=model_id, name=name, set_name=set_name, weights=weights, **facts)
+    owned = {"owner_id": claim.viewer.account_id, "visibility": claim.visibility}
+    row = insert(Source).values(model_id=model_id, name=name, set_name=set_name, weights=weights, **owned, **facts)
     # The no-op update makes a concurrent registration wait here and returns the row it made.
     added = row.on_conflict_do_update(index_elements=[Source.model_id, Source.name], set_={"name": name})
     found = session.execute(added.returning(*_IDENTITY)).one()
-    _refuse_another_sae(f"{model_id}/{name}", found, (weights, hook_point, d_in, d_sae))
-    session.execute(update(Source).where(Source.id == found.id).values(facts))
+    if claim.is_replacing:
+        access.check_may_change(claim.viewer, found.owner_id)
+    else:
+        _refuse_another_sae(f"{model_id}/{name}", found, claim.viewer, (weights, hook_point, d_in, d_sae))
+    changed = update(Source).where(Source.id == found.id).values(weights=weights, **facts)
+    session.execute(unrestricted(changed))
     return int(found.id)
 
 
 _lock = Lock()
 _vocabularies: WeakKeyDictionary[Engine, OrderedDict[int, tuple[str, ...]]] = WeakKeyDictionary()
-_IDENTITY = (Source.id, Source.weights, Source.hook_point, Source.d_in, Source.d_sae, Source.revision_id)
+_IDENTITY = (
+    Source.id,
+    Source.owner_id,
+    Source.weights,
+    Source.hook_point,
+    Source.d_in,
+    Source.d_sae,
+    Source.revision_id,
+)
 _MODEL_COLUMNS = (
     Model.id, Model.display_name, Model.weights, Model.architecture, Model.n_layers, Model.d_model, Model.n_context,
     Model.created_at,
@@ -259,29 +330,45 @@ _MODELS = select(*_MODEL_COLUMNS)
 _SOURCE_SETS = select(
     SourceSet.model_id.label("model"), SourceSet.name, SourceSet.description, SourceSet.created_at
 )  # fmt: skip
+_job, _of_job = Job.__table__.alias("active"), JobSource.__table__.alias("of_active")
+# The revision that the first computation of a source writes, once some of its features are there to be read.
+_UNFINISHED = (
+    select(_of_job.c.revision_id)
+    .join(_job, _job.c.id == _of_job.c.job_id)
+    .where(
+        _of_job.c.source_id == Source.id,
+        _job.c.state.in_(("queued", "running")),
+        exists().where(Feature.revision_id == _of_job.c.revision_id),
+    )
+    .limit(1)
+    .correlate(Source)
+    .scalar_subquery()
+)
 # Columns, not entities: a session that already holds a row as an object would go on showing its old revision.
 _SOURCES = (
     select(
         Source.model_id.label("model"), Source.name, Source.set_name, Source.hook_point, Source.layer,
-        Source.architecture, Source.d_in, Source.d_sae, Source.config, Source.created_at,
+        Source.architecture, Source.d_in, Source.d_sae, Source.config, Source.created_at, Source.owner_id,
+        Source.visibility,
         Revision.id.label("revision_id"), Revision.n_alive, Revision.n_firings, Revision.density_histogram,
         Revision.n_dense, Revision.activation_sum, Revision.index_bytes,
         Revision.created_at.label("computed_at"), Corpus.id.label("corpus_id"), Corpus.name.label("corpus"),
         Corpus.n_tokens.label("n_corpus_tokens"), Corpus.n_contexts.label("n_corpus_contexts"), Corpus.context_size,
-        Corpus.vocabulary_id, Corpus.is_first_masked,
+        Corpus.vocabulary_id, Corpus.is_first_masked, Source.revision_id.is_(None).label("is_partial"),
     )
-    .outerjoin(Revision, Revision.id == Source.revision_id)
+    .select_from(Source)
+    .outerjoin(Revision, Revision.id == func.coalesce(Source.revision_id, _UNFINISHED))
     .outerjoin(Corpus, Corpus.id == Revision.corpus_id)
 )  # fmt: skip
 
 
 _REGISTERED = (
     "model", "name", "set_name", "hook_point", "layer", "architecture", "d_in", "d_sae", "config", "created_at",
-    "revision_id",
+    "revision_id", "owner_id", "visibility",
 )  # fmt: skip
 _COMPUTED = (
     "corpus", "n_corpus_tokens", "n_corpus_contexts", "context_size", "n_alive", "n_firings", "n_dense", "activation_sum",
-    "computed_at", "index_bytes",
+    "computed_at", "index_bytes", "is_partial",
 )  # fmt: skip
 
 
@@ -301,7 +388,7 @@ def _no_source(model_id: str, name: str) -> errors.NotFoundError:
 
 
 def _source_row(session: Session, model_id: str, name: str) -> AnyRow:
-    query = _SOURCES.where(Source.model_id == _key(model_id), Source.name == _key(name))
+    query = addressed(_SOURCES.where(Source.model_id == _key(model_id), Source.name == _key(name)))
     row = session.execute(query).one_or_none()
     if row is None:
         raise _no_source(model_id, name)
@@ -336,12 +423,14 @@ def _model_view(facts: ModelFacts, sources: Sequence[SourceView]) -> ModelView:
     return ModelView(**known, sources=tuple(sources))
 
 
-def _refuse_another_sae(ref: str, found: AnyRow, given: tuple[str, str, int, int]) -> None:
+def _refuse_another_sae(ref: str, found: AnyRow, viewer: Viewer, given: tuple[str, str, int, int]) -> None:
     weights, *shape = given
     if found.weights != weights:
+        other = f"the SAE in '{found.weights}'" if viewer.is_admin else "another SAE"
         raise errors.ConflictError(
-            f"'{ref}' is already the SAE in '{found.weights}'.", hint="Give this one another id."
-        )  # fmt: skip
+            f"'{ref}' is already {other}.", hint="Give this one another id, or say that it replaces that one."
+        )
+    access.check_may_change(viewer, found.owner_id)
     if found.revision_id is not None and [found.hook_point, found.d_in, found.d_sae] != shape:
         raise errors.ConflictError(
             f"'{ref}' has dashboards for {found.hook_point}, {found.d_in} × {found.d_sae}; these weights differ.",

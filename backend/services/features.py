@@ -7,7 +7,7 @@ Owns the SQL over `feature`, `dashboard` and `context`, and the expansion of pac
 import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from backend import errors
 from backend.db.tables import Context, Dashboard, Feature
 from backend.formats import dashboards
-from backend.formats.dashboards import TOP_GROUP, Moments
+from backend.formats.dashboards import BOTTOM_GROUP, FIRST_NEGATIVE_GROUP, TOP_GROUP, Moments
 from backend.names import FeatureRef
 from backend.services import catalog
 from backend.services.catalog import AnyRow
@@ -28,6 +28,17 @@ MAX_PER_PAGE = 200
 """Rows of the table of features."""
 
 _Ids = NDArray[np.integer[Any]]
+_Documents = Mapping[int, Sequence[tuple[int, str]] | None]
+"""(position, name) of each document of a context, by index in the corpus."""
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentView:
+    """A document of the corpus, as far as one context has it."""
+
+    position: int
+    """Of its first token there, as an index into the example's `tokens`."""
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +54,19 @@ class ExampleView:
     """Activation at each of `positions`; fp32 exactly."""
     max_value: float
     max_position: int
+    documents: tuple[DocumentView, ...] = ()
+    """Those its tokens are from, in order; none where it is not known."""
+
+    def peak(self, *, is_negative: bool) -> int:
+        """Where the largest value stands, or the most negative one; the first of several."""
+        if not is_negative:
+            return self.max_position
+        return self.positions[min(range(len(self.values)), key=self.values.__getitem__)]
 
 
 @dataclass(frozen=True, slots=True)
 class GroupView:
-    """The top contexts, or the sample of one interval of (0, max]."""
+    """The top contexts, or the sample of one interval of (0, max]; for signed features also of those below zero."""
 
     is_top: bool
     low: float
@@ -56,6 +75,21 @@ class GroupView:
     fraction: float
     """Of the feature's firings that lie in the interval; 1 for the top group means nothing and is not shown."""
     examples: tuple[ExampleView, ...]
+    is_negative: bool = False
+    """Below zero: the contexts with the most negative values if `is_top`, else a sample of an interval of [min, 0)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignedView:
+    """What is said only of a feature whose values may be negative."""
+
+    is_dense: bool
+    """It has a value at every token: intervals count contexts, and moments and histogram are of all tokens."""
+    positive: float
+    """Fraction of the tokens that count with a value above zero."""
+    negative: float
+    fires_on: tuple[str, ...]
+    """Tokens with the most negative values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +140,20 @@ class FeatureView:
     log_histogram: HistogramView
     linear_histogram: HistogramView
     groups: tuple[GroupView, ...]
-    """Top group first, then intervals from the highest to the lowest; empty intervals are left out."""
+    """Top group first, then intervals from the highest to the lowest, then, of signed features, the bottom group and the
+    intervals from the lowest up to zero; empty ones are left out."""
     logit_lens: LogitLensView | None
     neighbours: tuple[NeighbourView, ...]
     previous_index: int | None
     """The nearest lower feature that is alive."""
     next_index: int | None
+    signed: SignedView | None = None
+    """None for features that are never negative."""
+
+    @property
+    def label(self) -> str:
+        """What a vector of a set is called; empty for what has no name."""
+        return self.source.label(self.index)
 
     @property
     def is_dead(self) -> bool:
@@ -168,6 +210,11 @@ def get(session: Session, ref: FeatureRef) -> FeatureView:
     shown = catalog.readable_source(session, ref.model, ref.source)
     query = _STORED.where(Feature.revision_id == shown.revision_id, Feature.index == ref.index)
     row = session.execute(query).one_or_none() if 0 <= ref.index < shown.view.d_sae else None
+    if row is None and shown.view.is_partial and 0 <= ref.index < shown.view.d_sae:
+        raise errors.NotFoundError(
+            f"Feature {ref.index} of '{ref.model}/{ref.source}' is not computed yet.",
+            hint="The source's page says which are.",
+        )
     if row is None:
         raise errors.NotFoundError(
             f"'{ref.model}/{ref.source}' has no feature {ref.index}.",
@@ -193,7 +240,10 @@ def random_index(session: Session, model: str, source: str) -> int:
     """A feature that fires, each as likely; raises `NotFoundError` where none does."""
     shown = catalog.readable_source(session, model, source)
     alive = select(Feature.index).where(Feature.revision_id == shown.revision_id, Feature.n_firings > 0)
-    at = random.randrange(max(shown.view.n_alive, 1))  # noqa: S311 - chance for readers, not secrets
+    n_alive = shown.view.n_alive
+    if shown.view.is_partial:
+        n_alive = session.scalars(select(func.count()).select_from(alive.subquery())).one()
+    at = random.randrange(max(n_alive, 1))  # noqa: S311 - chance for readers, not secrets
     index = session.execute(alive.order_by(Feature.index).offset(at).limit(1)).scalar_one_or_none()
     if index is None:
         raise errors.NotFoundError(f"No feature of '{model}/{source}' fires on its corpus.")
@@ -270,12 +320,17 @@ def expand(
         decoder_norm=d.decoder_norm,
         fires_on=packed.fires_on,
         log_histogram=_histogram(d.log_histogram, d.min, d.max, is_log=True),
-        linear_histogram=_histogram(d.linear_histogram, d.min, d.max, is_log=False),
+        linear_histogram=(
+            _histogram(d.linear_histogram, d.min, d.max, is_log=False)
+            if d.signed is None
+            else _signed_histogram(d.linear_histogram, d.signed)
+        ),
         groups=_groups(d, contexts, texts, n_hidden=n_hidden),
         logit_lens=None if d.logit_lens is None else _logit_lens(d.logit_lens, texts),
         neighbours=_neighbours(d, near),
         previous_index=packed.previous_index,
         next_index=packed.next_index,
+        signed=None if d.signed is None else _signed(d.signed, source, texts),
     )
 
 
@@ -314,25 +369,47 @@ def _views(session: Session, shown: catalog.ReadableSource, stored: Sequence[_St
     """Everything the packed rows refer to is read in two statements, and the vocabulary where it is not yet known."""
     unpacked = [dashboards.unpack(each.row.packed) for each in stored]
     texts = catalog.vocabulary(session, shown.vocabulary_id)
-    contexts = _contexts(session, shown, len(texts), (d.examples.context for d in unpacked))
+    contexts, documents = _contexts(session, shown, len(texts), (d.examples.context for d in unpacked))
     near = _summaries(session, shown.revision_id, (d.neighbours for d in unpacked))
     n_hidden = int(shown.is_first_masked)
     packs = [
         Packed(d, each.row.density, tuple(each.row.fires_on), each.before, each.after)
         for each, d in zip(stored, unpacked, strict=True)
     ]
-    return tuple(expand(each, shown.view, contexts, texts, near, n_hidden=n_hidden) for each in packs)
+    views = (expand(each, shown.view, contexts, texts, near, n_hidden=n_hidden) for each in packs)
+    return tuple(_with_documents(view, documents, n_hidden=n_hidden) for view in views)
+
+
+def _with_documents(view: FeatureView, documents: _Documents, *, n_hidden: int) -> FeatureView:
+    """Each example with the documents its shown tokens are from."""
+
+    def of(example: ExampleView) -> ExampleView:
+        pairs = documents.get(example.context) or []
+        ends = [*(position for position, _ in pairs[1:]), n_hidden + len(example.tokens)]
+        shown = (
+            [
+                DocumentView(max(position - n_hidden, 0), name)
+                for (position, name), end in zip(pairs, ends, strict=True)
+                if end > n_hidden
+            ]
+            if pairs
+            else []
+        )
+        return replace(example, documents=tuple(shown))
+
+    return replace(view, groups=tuple(replace(g, examples=tuple(map(of, g.examples))) for g in view.groups))
 
 
 def _contexts(
     session: Session, shown: catalog.ReadableSource, n_tokens: int, wanted: Iterable[_Ids]
-) -> dict[int, _Ids]:
-    """Token ids of the contexts wanted, by index in the corpus."""
+) -> tuple[dict[int, _Ids], _Documents]:
+    """Token ids and documents of the contexts wanted, by index in the corpus."""
     indexes = sorted({int(index) for each in wanted for index in each})
-    query = select(Context.index.label("context"), Context.tokens)
-    rows = session.execute(query.where(Context.corpus_id == shown.corpus_id, Context.index.in_(indexes)))
+    query = select(Context.index.label("context"), Context.tokens, Context.documents)
+    rows = session.execute(query.where(Context.corpus_id == shown.corpus_id, Context.index.in_(indexes))).all()
     width = "<u2" if n_tokens <= 2**16 else "<u4"
-    return {row.context: np.frombuffer(row.tokens, width) for row in rows}
+    ids = {row.context: np.frombuffer(row.tokens, width) for row in rows}
+    return ids, {row.context: row.documents for row in rows}
 
 
 def _summaries(session: Session, revision_id: int, wanted: Iterable[_Ids]) -> Mapping[int, Summary]:
@@ -353,22 +430,54 @@ def _histogram(counts: NDArray[np.int64], low: float, high: float, *, is_log: bo
     return HistogramView(tuple(space(low, high, counts.size + 1).tolist()), tuple(counts.tolist()))
 
 
+def _signed_histogram(counts: NDArray[np.int64], signed: dashboards.Signed) -> HistogramView:
+    if counts.sum() == 0:
+        return HistogramView((), ())
+    edges = np.ldexp(np.arange(counts.size + 1, dtype=np.float64) + signed.first_bin, signed.bin_exponent)
+    return HistogramView(tuple(edges.tolist()), tuple(counts.tolist()))
+
+
+def _signed(signed: dashboards.Signed, source: SourceView, texts: Sequence[str]) -> SignedView:
+    n_tokens = max(1, source.n_corpus_tokens)
+    return SignedView(
+        signed.is_dense,
+        signed.n_positive / n_tokens,
+        signed.n_negative / n_tokens,
+        texts_of(signed.bottom_tokens, texts),
+    )
+
+
 def _groups(
     d: dashboards.Dashboard, contexts: Mapping[int, _Ids], texts: Sequence[str], *, n_hidden: int
 ) -> tuple[GroupView, ...]:
-    """Top group, then intervals from the highest; those without examples are left out."""
+    """Top group, then intervals from the highest to the lowest, then the bottom group; those without examples are left out."""
     views = [_example(d.examples, at, contexts, texts, n_hidden) for at in range(d.examples.context.size)]
     groups = []
-    for number in (TOP_GROUP, *range(dashboards.N_INTERVALS, 0, -1)):
+    for number in (
+        TOP_GROUP,
+        *range(dashboards.N_INTERVALS, 0, -1),
+        BOTTOM_GROUP,
+        *range(BOTTOM_GROUP - 1, FIRST_NEGATIVE_GROUP - 1, -1),
+    ):
         examples = tuple(view for view, group in zip(views, d.examples.group, strict=True) if group == number)
-        if not examples:
-            continue
-        if number == TOP_GROUP:
-            groups.append(GroupView(True, min(e.max_value for e in examples), d.max, 1.0, examples))
-        else:
-            low, high = (d.max * end / dashboards.N_INTERVALS for end in (number - 1, number))
-            groups.append(GroupView(False, low, high, int(d.interval_firings[number - 1]) / d.n_firings, examples))
+        if examples:
+            groups.append(_group(d, number, examples))
     return tuple(groups)
+
+
+def _group(d: dashboards.Dashboard, number: int, examples: tuple[ExampleView, ...]) -> GroupView:
+    """The group of that number; intervals are between fifths of the largest value, or of the most negative one."""
+    if number == TOP_GROUP:
+        return GroupView(True, min(e.max_value for e in examples), d.max, 1.0, examples)
+    if number == BOTTOM_GROUP:
+        return GroupView(True, d.min, max(min(e.values) for e in examples), 1.0, examples, is_negative=True)
+    is_negative = d.signed is not None and number >= FIRST_NEGATIVE_GROUP
+    interval = number - (FIRST_NEGATIVE_GROUP if is_negative else 1)
+    counts = d.signed.negative_intervals if d.signed is not None and is_negative else d.interval_firings
+    end = d.min if is_negative else d.max
+    low, high = sorted(end * k / dashboards.N_INTERVALS for k in (interval, interval + 1))
+    n = d.n_contexts if d.signed is not None and d.signed.is_dense else d.n_firings
+    return GroupView(False, low, high, int(counts[interval]) / n, examples, is_negative=is_negative)
 
 
 def _example(
@@ -406,7 +515,9 @@ def _logit_lens(lens: dashboards.LogitLens, texts: Sequence[str]) -> LogitLensVi
 def _neighbours(d: dashboards.Dashboard, near: Mapping[int, Summary]) -> tuple[NeighbourView, ...]:
     pairs = zip(d.neighbours.tolist(), d.cosines.tolist(), strict=True)
     return tuple(
-        NeighbourView(index, cosine, near[index].density, tuple(near[index].fires_on)) for index, cosine in pairs
+        NeighbourView(index, cosine, near[index].density, tuple(near[index].fires_on))
+        for index, cosine in pairs
+        if index in near  # it is not, while the source is computed and the neighbour is not finished
     )
 
 

@@ -9,6 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from backend.db.tables import WorkerReport
+from backend.services import access
 from backend.settings import Settings
 
 QUEUE_TIMEOUT_S = 1.0
@@ -36,6 +37,7 @@ class WorkerView:
     kind: str
     device: str
     doing: str | None
+    """Only admins are told: it names sources."""
     seconds_since_seen: float
     is_alive: bool
 
@@ -85,13 +87,14 @@ def _workers(session: Session, heartbeat_s: float) -> tuple[WorkerView, ...]:
     since = func.extract("epoch", func.clock_timestamp() - WorkerReport.seen_at).label("since")
     query = select(WorkerReport.name, WorkerReport.kind, WorkerReport.device, WorkerReport.doing, since)
     rows = session.execute(query.where(since < FORGOTTEN_AFTER_S).order_by(WorkerReport.name))
-    return tuple(_worker(row, heartbeat_s) for row in rows)
+    is_told = access.viewer_of(session).is_admin
+    return tuple(_worker(row, heartbeat_s, is_told=is_told) for row in rows)
 
 
-def _worker(row: Row[str, str, str, str | None, float], heartbeat_s: float) -> WorkerView:
+def _worker(row: Row[str, str, str, str | None, float], heartbeat_s: float, *, is_told: bool) -> WorkerView:
     since = max(float(row.since), 0.0)
     is_alive = since <= N_MISSED_HEARTBEATS * heartbeat_s
-    return WorkerView(row.name, row.kind, row.device, row.doing, since, is_alive)
+    return WorkerView(row.name, row.kind, row.device, row.doing if is_told else None, since, is_alive)
 
 
 def _first_line(error: BaseException) -> str:

@@ -40,7 +40,8 @@ Queue = redis.Redis
 _KINDS: tuple[type[errors.SiteError], ...] = (
     errors.InvalidInputError, errors.NotFoundError, errors.UnsupportedError, errors.UnavailableError,
 )  # fmt: skip
-_BY_CODE = {kind.code: kind for kind in _KINDS}
+_BY_CODE = {kind.code: kind for kind in _KINDS} | {errors.ProblemsError.code: errors.UnsupportedError}
+"""Several problems arrive as one text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,8 @@ class SourceFiles:
 
     model_weights: str
     sae_weights: str
+    declared: dict[str, Any]
+    """What was said beside the SAE's files."""
     hook_point: str
     dtype: str
     """The one its dashboards were computed in."""
@@ -180,13 +183,13 @@ def reply(queue: Queue, request_id: str, answer: Reply) -> None:
 
 def source_files(session: Session, model: str, source: str) -> SourceFiles:
     """What to load for a source; raises `NotFoundError`."""
-    query = select(Model.weights, Source.weights, Source.hook_point, Revision.spec).select_from(Model)
+    query = select(Model.weights, Source.weights, Source.declared, Source.hook_point, Revision.spec).select_from(Model)
     query = query.join(Source, Source.model_id == Model.id)
     query = query.outerjoin(Revision, Revision.id == Source.revision_id)
     row = session.execute(query.where(Model.id == model, Source.name == source)).one_or_none()
     if row is None:
         raise errors.NotFoundError(f"No source '{source}' of a model '{model}' is hosted.")
-    return SourceFiles(row[0], row[1], row[2], (row[3] or {}).get("dtype", _DEFAULT_DTYPE))
+    return SourceFiles(row[0], row[1], row[2], row[3], (row[4] or {}).get("dtype", _DEFAULT_DTYPE))
 
 
 def model_weights(session: Session, model: str) -> str:

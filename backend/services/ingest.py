@@ -10,7 +10,7 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -22,8 +22,8 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Corpus, Dashboard, Feature, Model, Revision, Source, Vocabulary
-from backend.formats import dashboards, quality
+from backend.db.tables import Corpus, CorpusRecipe, Dashboard, Feature, Model, Revision, Source, Vocabulary
+from backend.formats import dashboards, look, quality
 
 N_DENSITY_BINS = 50
 _COPY_ROWS = 4096
@@ -53,6 +53,8 @@ class CorpusFacts:
     """Tokens that count."""
     is_first_masked: bool
     blob_key: str
+    documents_key: str | None = None
+    """Where it says which documents the rows are from."""
 
 
 def store_vocabulary(session: Session, strings: Sequence[str], special_tokens: Sequence[int]) -> int:
@@ -85,10 +87,21 @@ def store_corpus(session: Session, model_id: str, vocabulary_id: int, facts: Cor
         model_id=model_id, vocabulary_id=vocabulary_id, name=facts.name, fingerprint=facts.fingerprint,
         context_size=facts.context_size, n_contexts=facts.n_contexts, n_tokens=facts.n_tokens,
         is_first_masked=facts.is_first_masked, blob_key=facts.blob_key,
+        documents_key=facts.documents_key,
     )  # fmt: skip
     session.execute(row.on_conflict_do_nothing(index_elements=["model_id", "fingerprint"]))
     known = select(Corpus.id).where(Corpus.model_id == model_id, Corpus.fingerprint == facts.fingerprint)
     return session.scalars(known).one()
+
+
+def store_recipe(session: Session, model_id: str, key: str, corpus_id: int, longer: dict[str, str]) -> None:
+    """Remember what the corpus was made from; `longer` joins the samples known of it."""
+    row = insert(CorpusRecipe).values(model_id=model_id, key=key, corpus_id=corpus_id, longer=longer)
+    session.execute(
+        row.on_conflict_do_update(
+            index_elements=["model_id", "key"], set_={"longer": CorpusRecipe.longer.op("||")(row.excluded.longer)}
+        )
+    )
 
 
 def begin_revision(
@@ -133,19 +146,33 @@ def delete_features(session: Session, revision_id: int, first: int, stop: int) -
         session.execute(delete(table).where(table.revision_id == revision_id, table.index >= first, table.index < stop))
 
 
-def store_contexts(session: Session, corpus_id: int, indexes: NDArray[np.int64], rows: NDArray[np.integer]) -> None:
-    """Store the contexts that examples show, those not stored yet. `rows` is the whole corpus, uint16 or uint32."""
+def store_contexts(
+    session: Session,
+    corpus_id: int,
+    indexes: NDArray[np.int64],
+    rows: NDArray[np.integer],
+    documents_of: Callable[[int], Sequence[tuple[int, str]]] | None = None,
+) -> None:
+    """Store the contexts that examples show, those not stored yet. `rows` is the whole corpus, uint16 or uint32.
+
+    `documents_of` tells (position, name) of the documents of a context, where they are known.
+    """
     session.connection().exec_driver_sql(
-        "CREATE TEMPORARY TABLE new_context (index integer, tokens bytea) ON COMMIT DROP"
+        "CREATE TEMPORARY TABLE new_context (index integer, tokens bytea, documents jsonb) ON COMMIT DROP"
     )
     shown = np.unique(indexes)
     for start in range(0, len(shown), _COPY_ROWS):
         some = shown[start : start + _COPY_ROWS].tolist()
         tokens = [np.ascontiguousarray(rows[index]).tobytes() for index in some]
-        lines = [_CONTEXT.pack(2, 4, index, len(row)) + row for index, row in zip(some, tokens, strict=True)]
-        _copy(session, "new_context (index, tokens)", lines)
+        named = [_NULL if documents_of is None else _field(_JSONB_VERSION + _pairs(documents_of(i))) for i in some]
+        lines = [
+            _CONTEXT.pack(3, 4, index, len(row)) + row + documents
+            for index, row, documents in zip(some, tokens, named, strict=True)
+        ]
+        _copy(session, "new_context (index, tokens, documents)", lines)
     session.connection().exec_driver_sql(
-        "INSERT INTO context (corpus_id, index, tokens) SELECT %s, index, tokens FROM new_context ON CONFLICT DO NOTHING",
+        "INSERT INTO context (corpus_id, index, tokens, documents) "
+        "SELECT %s, index, tokens, documents FROM new_context ON CONFLICT DO NOTHING",
         (corpus_id,),
     )
 
@@ -164,6 +191,11 @@ def publish(session: Session, revision_id: int) -> None:
     revision.density_histogram = density_histogram(np.array([density for density, _, _ in rows]))
     session.flush()
     session.execute(update(Source).where(Source.id == revision.source_id).values(revision_id=revision_id))
+
+
+def store_look(session: Session, source_id: int, found: look.Look) -> None:
+    """Keep what a quick look at the source found, in place of an earlier one; also where its job then fails."""
+    session.execute(update(Source).where(Source.id == source_id).values(look=look.to_json(found)))
 
 
 def store_quality(session: Session, revision_id: int, measured: quality.Quality) -> None:
@@ -233,6 +265,10 @@ def _field(data: bytes) -> bytes:
 
 def _json(texts: Sequence[str]) -> bytes:
     return json.dumps([_storable(text) for text in texts], ensure_ascii=False).encode()
+
+
+def _pairs(documents: Sequence[tuple[int, str]]) -> bytes:
+    return json.dumps([[position, _storable(name)] for position, name in documents], ensure_ascii=False).encode()
 
 
 def _copy(session: Session, into: str, rows: list[bytes]) -> None:

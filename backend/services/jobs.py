@@ -14,30 +14,41 @@ from sqlalchemy.orm import Session, aliased
 
 from backend import errors
 from backend.db.tables import Job, JobSource, Lease, Revision, Shard, Source, WorkerReport
-from backend.services import progress, shards
+from backend.services import access, events, limits, progress, shards
 from backend.services.progress import JobView
 from backend.services.shards import ACTIVE, LOCK
+from backend.services.visibility import unrestricted
 
-OF_PREPARE = ("corpus_id", "longer_key", "batch_contexts", "written_at")
+OF_PREPARE = ("corpus_id", "longer_key", "batch_contexts", "written_at", "model_commit")
 """What the prepare stage adds to a job's spec."""
 
 
-def create(session: Session, source_ids: Sequence[int], spec: dict[str, Any]) -> int:
-    """Queue a computation of sources of one model and return its id. A source computes one thing at a time."""
+def create(session: Session, source_ids: Sequence[int], spec: dict[str, Any], *, owner_id: int | None = None) -> int:
+    """Queue a computation of sources of one model and return its id. A source computes one thing at a time.
+
+    `owner_id` is the account that asks; None: the host's operator.
+    """
     locked = select(Source).where(Source.id.in_(source_ids)).order_by(Source.id).with_for_update(key_share=True)
-    models = {source.model_id for source in session.scalars(locked)}
+    found = session.scalars(locked.execution_options(populate_existing=True)).all()
+    models = {source.model_id for source in found if source.model_id is not None}
     if len(models) != 1 or len(set(source_ids)) != len(source_ids):
         raise errors.InvalidInputError(
             f"a job's sources are different ones of one model, not {len(source_ids)} of {len(models)} models.",
             hint="Queue a job for each model.",
         )
     _refuse_busy(session, source_ids, "is computing this source already")
-    job = Job(model_id=models.pop(), state="queued", spec=spec)
+    job = Job(model_id=models.pop(), state="queued", spec=spec, owner_id=owner_id)
     session.add(job)
     session.flush()
     session.add_all(JobSource(job_id=job.id, number=i, source_id=source) for i, source in enumerate(source_ids))
     shards.plan(session, job.id, "prepare", [_prepare(spec)])
+    note(session, job.id, "info", "Queued.")
     return job.id
+
+
+def note(session: Session, job_id: int, level: events.Level, text: str) -> None:
+    """Write a line of the job's log, in its user's words; see `events`."""
+    events.note(session, job_id, text, level=level)
 
 
 def _prepare(spec: dict[str, Any]) -> shards.Piece:
@@ -47,7 +58,8 @@ def _prepare(spec: dict[str, Any]) -> shards.Piece:
 
 def _refuse_busy(session: Session, source_ids: Sequence[int], what: str) -> None:
     query = select(Job.id).join(JobSource, JobSource.job_id == Job.id)
-    busy = session.scalar(query.where(JobSource.source_id.in_(source_ids), Job.state.in_(ACTIVE)).limit(1))
+    query = query.where(JobSource.source_id.in_(source_ids), Job.state.in_(ACTIVE)).limit(1)
+    busy = session.scalar(unrestricted(query))
     if busy is not None:
         raise errors.ConflictError(f"job {busy} {what}.", hint="Wait for it, or cancel it.")
 
@@ -57,13 +69,15 @@ def set_prepared(session: Session, job_id: int, *, spec: dict[str, Any], revisio
     session.get_one(Job, job_id).spec = spec
     for source_id, revision_id in revision_ids.items():
         of = update(JobSource).where(JobSource.job_id == job_id, JobSource.source_id == source_id)
-        session.execute(of.values(revision_id=revision_id, published_at=None))
+        session.execute(of.values(revision_id=revision_id, published_at=None, firings=None, n_tokens=0))
 
 
 def set_published(session: Session, job_id: int, source_id: int) -> None:
     """Readers see what the job computed of this source."""
     of = update(JobSource).where(JobSource.job_id == job_id, JobSource.source_id == source_id)
-    session.execute(of.values(published_at=func.now()))
+    session.execute(of.values(published_at=func.now(), firings=None))
+    name = session.scalars(unrestricted(select(Source.name).where(Source.id == source_id))).one()
+    note(session, job_id, "info", f"{name} is published: its dashboards can be read.")
 
 
 def cancel(session: Session, job_id: int) -> None:
@@ -71,9 +85,11 @@ def cancel(session: Session, job_id: int) -> None:
     job = session.get(Job, job_id, with_for_update=LOCK)
     if job is None:
         raise _no_job(job_id)
+    access.check_may_change(access.viewer_of(session), job.owner_id)
     if job.state in ACTIVE:
         job.state, job.finished_at = "cancelled", func.now()
         shards.stop(session, job_id)
+        note(session, job_id, "warning", "Cancelled.")
 
 
 def retry(session: Session, job_id: int) -> None:
@@ -81,24 +97,48 @@ def retry(session: Session, job_id: int) -> None:
     job = session.get(Job, job_id, with_for_update=LOCK)
     if job is None:
         raise _no_job(job_id)
+    access.check_may_change(access.viewer_of(session), job.owner_id)
     if job.state in ACTIVE or job.state == "done":
         raise errors.ConflictError(
             f"job {job_id} is {job.state}.", hint="Only a failed or cancelled job can be retried."
         )
-    source_ids = session.scalars(select(JobSource.source_id).where(JobSource.job_id == job_id)).all()
+    limits.check_jobs(session, access.viewer_of(session))
+    source_ids = _left(session, job_id)
     _refuse_busy(session, source_ids, "is computing this source now")
     job.state, job.error, job.finished_at = "queued", None, None
-    unpublished = select(JobSource.number).where(JobSource.job_id == job_id, JobSource.published_at.is_(None)).limit(1)
+    unpublished = select(JobSource.number).where(JobSource.job_id == job_id, JobSource.published_at.is_(None))
+    unpublished = unpublished.where(JobSource.source_id.in_(source_ids)).limit(1)
     if job.has_blobs or session.scalar(unpublished) is None:
         of_job = select(Shard.id).where(Shard.job_id == job_id)
         session.execute(delete(Lease).where(Lease.shard_id.in_(of_job)))
         again = update(Shard).where(Shard.job_id == job_id, Shard.state.in_(("failed", "cancelled")))
+        again = again.where(or_(Shard.source_id.is_(None), Shard.source_id.in_(source_ids)))
         session.execute(again.values(state="queued", attempts=0))
+        note(session, job_id, "info", "Queued again; what is done stays done.")
         return
     job.has_blobs, job.started_at = True, None
-    job.spec = {name: value for name, value in job.spec.items() if name not in OF_PREPARE}
+    job.spec = asked(job.spec)
     session.execute(delete(Shard).where(Shard.job_id == job_id))
+    session.execute(delete(JobSource).where(JobSource.job_id == job_id, JobSource.source_id.not_in(source_ids)))
+    session.execute(update(JobSource).where(JobSource.job_id == job_id).values(firings=None, n_tokens=0))
     shards.plan(session, job_id, "prepare", [_prepare(job.spec)])
+    note(session, job_id, "info", "Queued again, from the beginning.")
+
+
+def asked(spec: dict[str, Any]) -> dict[str, Any]:
+    """What of a job's spec was asked for. A corpus's id is, where it stands in place of a text."""
+    is_asked = ("corpus_id",) if spec.get("corpus") == "" else ()
+    return {name: value for name, value in spec.items() if name not in OF_PREPARE or name in is_asked}
+
+
+def _left(session: Session, job_id: int) -> Sequence[int]:
+    """Ids of the job's sources, deleted ones left out; raises `ConflictError` where that leaves none."""
+    left = select(JobSource.source_id).join(Source, Source.id == JobSource.source_id)
+    left = left.where(JobSource.job_id == job_id, Source.model_id.is_not(None))
+    source_ids = session.scalars(unrestricted(left)).all()
+    if not source_ids:
+        raise errors.ConflictError(f"the sources of job {job_id} were deleted.", hint="Add them again.")
+    return source_ids
 
 
 def next_to_clear(session: Session) -> int | None:

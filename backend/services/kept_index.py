@@ -24,6 +24,7 @@ from backend.services import catalog
 from backend.services.catalog import SourceView
 from backend.services.features import ExampleView, texts_of
 from backend.services.firings import Numbers, in_context
+from backend.services.visibility import addressed
 from backend.storage import Mirror, Store
 
 F = TypeVar("F")
@@ -165,7 +166,7 @@ def opened(session: Session, mirror: Mirror, model: str, source: str) -> KeptInd
     """Three statements; raises `NotFoundError` where the source is not computed or kept no index."""
     shown = catalog.readable_source(session, model, source)
     query = select(Revision.index_files, Corpus.blob_key).join(Corpus, Corpus.id == Revision.corpus_id)
-    row = session.execute(query.where(Revision.id == shown.revision_id)).one()
+    row = session.execute(addressed(query.where(Revision.id == shown.revision_id))).one()
     if row.index_files is None:
         raise none_kept(model, source)
     return KeptIndex(session, mirror, shown, row.index_files, row.blob_key)

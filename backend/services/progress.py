@@ -5,6 +5,7 @@ the workers of this moment do, each by its own lease, so it follows workers that
 job weighs stages by their usual cost, since the true one is known only afterwards.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +15,9 @@ from sqlalchemy import Row, func, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Job, JobSource, Lease, Shard, Source
-from backend.services.shards import STAGES, Stage
+from backend.services import host_paths
+from backend.services.shards import ACTIVE, STAGES, Stage
+from backend.services.visibility import unrestricted
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,8 @@ class JobSourceView:
     """Written; readers see them all at once."""
     is_published: bool
     """Readers see what this job computed."""
+    is_deleted: bool = False
+    """There is no such source any more; the job goes on without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,10 @@ class JobView:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    n_before: int = 0
+    """Jobs that are done before it, while it is queued."""
+    owner_id: int | None = None
+    """The account that asked for it; None: the host's operator."""
 
     @property
     def title(self) -> str:
@@ -114,7 +123,7 @@ class _Sum:
 
 
 def views(session: Session, jobs: Sequence[Job]) -> tuple[JobView, ...]:
-    """The jobs with their progress, in the order given; three statements, or none for no jobs."""
+    """The jobs with their progress, in the order given; three statements, one more if one is queued, none for no jobs."""
     if not jobs:
         return ()
     ids = [job.id for job in jobs]
@@ -126,18 +135,29 @@ def views(session: Session, jobs: Sequence[Job]) -> tuple[JobView, ...]:
         if row.stage == "finish":
             features[row.job_id, row.source_id] = (int(row.n_units), int(row.units_done))
     for row in session.execute(_leases(ids)):
-        of = sums[row.job_id][row.stage]
-        of.units_running += row.n_done
-        usual = of.units_done / of.seconds_done if of.seconds_done > 0 else 0.0
-        of.units_per_s += float(row.units_per_s) if row.n_done else usual
+        known = sums[row.job_id].get(row.stage)
+        if known is None:  # a stage that was planned and begun since the statement above
+            continue
+        known.units_running += row.n_done
+        usual = known.units_done / known.seconds_done if known.seconds_done > 0 else 0.0
+        known.units_per_s += float(row.units_per_s) if row.n_done else usual
         if row.source_id is not None and (row.job_id, row.source_id) in features:
             n, n_done = features[row.job_id, row.source_id]
             features[row.job_id, row.source_id] = (n, n_done + row.n_done)
     sources: dict[int, list[JobSourceView]] = {job_id: [] for job_id in ids}
     for row in session.execute(_sources(ids)):
         n, n_done = features.get((row.job_id, row.source_id), (row.d_sae, 0))
-        sources[row.job_id].append(JobSourceView(row.name, n, n_done, row.published_at is not None))
-    return tuple(_view(job, tuple(sources[job.id]), sums[job.id]) for job in jobs)
+        sources[row.job_id].append(JobSourceView(row.name, n, n_done, row.published_at is not None, row.is_deleted))
+    active = _active(session) if any(job.state == "queued" for job in jobs) else []
+    before = {job.id: bisect_left(active, job.id) if job.state == "queued" else 0 for job in jobs}
+    errors = {job.id: None if job.error is None else host_paths.shown(session, job, job.error) for job in jobs}
+    return tuple(_view(job, tuple(sources[job.id]), sums[job.id], before[job.id], errors[job.id]) for job in jobs)
+
+
+def _active(session: Session) -> list[int]:
+    """Every job that is queued or running, whoever may see it: the oldest is done first."""
+    found = select(Job.id).where(Job.state.in_(ACTIVE)).order_by(Job.id)
+    return list(session.scalars(unrestricted(found)))
 
 
 def _sums(ids: Sequence[int]) -> Any:
@@ -172,7 +192,14 @@ def _leases(ids: Sequence[int]) -> Any:
 
 
 def _sources(ids: Sequence[int]) -> Any:
-    columns = (JobSource.job_id, JobSource.source_id, JobSource.published_at, Source.name, Source.d_sae)
+    columns = (
+        JobSource.job_id,
+        JobSource.source_id,
+        JobSource.published_at,
+        Source.name,
+        Source.d_sae,
+        Source.model_id.is_(None).label("is_deleted"),
+    )
     found = select(*columns).join(Source, Source.id == JobSource.source_id).where(JobSource.job_id.in_(ids))
     return found.order_by(JobSource.job_id, JobSource.number)
 
@@ -188,7 +215,9 @@ def _add(of: _Sum, row: Row[Any]) -> None:
     of.finished_at = max(filter(None, (of.finished_at, row.finished_at)), default=None)
 
 
-def _view(job: Job, sources: tuple[JobSourceView, ...], sums: dict[str, _Sum]) -> JobView:
+def _view(
+    job: Job, sources: tuple[JobSourceView, ...], sums: dict[str, _Sum], n_before: int, error: str | None
+) -> JobView:
     stages = tuple(_stage(stage, sums[stage.name]) for stage in STAGES if stage.name in sums)
     at_work = next((stage.name for stage in stages if stage.n_shards_done < stage.n_shards), "")
     encoding = sums.get("encode", _Sum())
@@ -197,8 +226,9 @@ def _view(job: Job, sources: tuple[JobSourceView, ...], sums: dict[str, _Sum]) -
         stage=at_work or (stages[-1].name if stages else STAGES[0].name), stages=stages,
         fraction=1.0 if job.state == "done" else fraction(sums),
         tokens_per_s=encoding.units_per_s or None,
-        seconds_left=seconds_left(sums) if job.state == "running" else None, error=job.error,
-        created_at=job.created_at, started_at=job.started_at, finished_at=job.finished_at,
+        seconds_left=seconds_left(sums) if job.state == "running" else None, error=error,
+        created_at=job.created_at, started_at=job.started_at, finished_at=job.finished_at, n_before=n_before,
+        owner_id=job.owner_id,
     )  # fmt: skip
 
 

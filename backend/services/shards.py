@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.selectable import ForUpdateArg
 
 from backend.db.tables import Job, JobSource, Lease, Model, Shard, Source
+from backend.services import events
 
 ACTIVE = ("queued", "running")
 LOCK = ForUpdateArg(key_share=True)
@@ -68,6 +69,8 @@ class ClaimedSource:
     id: int
     name: str
     weights: str
+    declared: dict[str, Any]
+    """What was said beside the weights' files."""
     revision_id: int | None
     """What the job writes; None before the corpus is prepared."""
 
@@ -124,6 +127,9 @@ def claim_next(session: Session, *, worker: str, lease_s: float, max_attempts: i
         # The lock may have come after another's claim, which the query that found the shard did not see.
         if _n_held(session, shard.id) > n_held:
             continue
+        if n_held:
+            said = f"Shard {shard.number} of {shard.stage} takes long; worker {worker} does it too."
+            events.note(session, shard.job_id, said)
         return _claim(session, shard, worker, lease_s)
 
 
@@ -159,17 +165,21 @@ def _n_held(session: Session, shard_id: int) -> int:
 
 
 def _claim(session: Session, shard: Shard, worker: str, lease_s: float) -> Claim:
-    session.execute(delete(Lease).where(Lease.shard_id == shard.id, Lease.until <= func.now()))
+    over = delete(Lease).where(Lease.shard_id == shard.id, Lease.until <= func.now())
+    for lost in session.scalars(over.returning(Lease.worker)).all():
+        said = f"Worker {lost} went away during shard {shard.number} of {shard.stage}; worker {worker} does it again."
+        events.note(session, shard.job_id, said, level="warning")
     lease = Lease(shard_id=shard.id, worker=worker, until=func.now() + timedelta(seconds=lease_s))
     session.add(lease)
     shard.state, shard.attempts = "running", shard.attempts + 1
-    begun = update(Job).where(Job.id == shard.job_id, Job.state == "queued")
-    session.execute(begun.values(state="running", started_at=func.now()))
+    begun = update(Job).where(Job.id == shard.job_id, Job.state == "queued").returning(Job.id)
+    if session.execute(begun.values(state="running", started_at=func.now())).first() is not None:
+        events.note(session, shard.job_id, f"Started by worker {worker}.")
     session.flush()
     job = session.get_one(Job, shard.job_id)
     model = session.get_one(Model, job.model_id)
     rows = (
-        select(Source.id, Source.name, Source.weights, JobSource.revision_id)
+        select(Source.id, Source.name, Source.weights, Source.declared, JobSource.revision_id)
         .join(JobSource, JobSource.source_id == Source.id)
         .where(JobSource.job_id == job.id)
         .order_by(JobSource.number)
@@ -213,9 +223,9 @@ def finish(
 ) -> bool:
     """Mark our shard done; False if it was not ours any more (then nothing is changed). Locks the job first."""
     job = session.get_one(Job, claimed.job_id, with_for_update=LOCK, populate_existing=True)
-    shard = session.get_one(Shard, claimed.shard_id, with_for_update=LOCK, populate_existing=True)
+    shard = session.get(Shard, claimed.shard_id, with_for_update=LOCK, populate_existing=True)
     lease = session.get(Lease, claimed.lease_id, populate_existing=True)
-    if lease is None or shard.state != "running" or job.state != "running":
+    if shard is None or lease is None or shard.state != "running" or job.state != "running":
         return False
     shard.state, shard.n_units, shard.result, shard.seconds = "done", n_units, result, seconds
     shard.started_at, shard.finished_at = lease.started_at, func.now()
@@ -227,13 +237,17 @@ def finish(
 def fail(session: Session, claimed: Claim, message: str, *, is_final: bool) -> bool:
     """Our shard went wrong; False if it was not ours. Final (the input is at fault): the job fails. Else it is free."""
     session.get_one(Job, claimed.job_id, with_for_update=LOCK)
-    shard = session.get_one(Shard, claimed.shard_id, with_for_update=LOCK, populate_existing=True)
+    shard = session.get(Shard, claimed.shard_id, with_for_update=LOCK, populate_existing=True)
     lease = session.get(Lease, claimed.lease_id, populate_existing=True)
-    if lease is None or shard.state != "running":
+    if shard is None or lease is None or shard.state != "running":
         return False
     session.delete(lease)
+    message = events.storable(message)
     if is_final:
         _fail(session, shard, message)
+    else:
+        said = f"Shard {shard.number} of {shard.stage} went wrong and is tried again: {message}"
+        events.note(session, claimed.job_id, said, level="warning")
     return True
 
 
@@ -244,29 +258,46 @@ def _fail(session: Session, shard: Shard, message: str) -> None:
     if shard.stage in _EXTRA:
         said = f"the {shard.stage} stage failed: {message} The dashboards do not need it; a retry does it again."
         session.execute(failed.values(error=said))
+        events.note(session, shard.job_id, _sentence(said), level="error")
         settle(session, shard.job_id)
         return
     session.execute(failed.values(state="failed", error=message, finished_at=func.now()))
+    events.note(session, shard.job_id, f"Failed: {message}", level="error")
     stop(session, shard.job_id)
 
 
-def stop(session: Session, job_id: int) -> None:
-    """No shard of the job is wanted any more; its workers hear at their next heartbeat."""
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def stop(session: Session, job_id: int, source_id: int | None = None) -> None:
+    """No shard of the job (about one source, if given) is wanted any more; its workers hear at their next heartbeat."""
     stopped = update(Shard).where(Shard.job_id == job_id, Shard.state.in_(ACTIVE))
+    if source_id is not None:
+        stopped = stopped.where(Shard.source_id == source_id)
     session.execute(stopped.values(state="cancelled"))
 
 
 def settle(session: Session, job_id: int) -> None:
-    """End the job if every source is published and every shard has ended; called with the job locked.
+    """End the job if every source is published or deleted and every shard has ended; called with the job locked.
 
     It has failed if one of an extra stage has, else it is done.
     """
-    unpublished = exists().where(JobSource.job_id == job_id, JobSource.published_at.is_(None))
-    unended = exists().where(Shard.job_id == job_id, Shard.state.not_in(("done", "failed")))
+    of_job = (JobSource.job_id == job_id, Source.id == JobSource.source_id, Source.model_id.is_not(None))
+    unpublished = exists().where(*of_job, JobSource.published_at.is_(None))
+    unended = exists().where(Shard.job_id == job_id, Shard.state.in_(ACTIVE))
     failed = exists().where(Shard.job_id == job_id, Shard.state == "failed")
-    ended = update(Job).where(Job.id == job_id, ~unpublished, ~unended)
+    ended = update(Job).where(Job.id == job_id, Job.state == "running", ~unpublished, ~unended)
     session.execute(ended.where(failed).values(state="failed", finished_at=func.now()))
-    session.execute(ended.where(~failed).values(state="done", error=None, finished_at=func.now()))
+    is_done = ended.where(~failed).values(state="done", error=None, finished_at=func.now()).returning(Job.id)
+    if session.execute(is_done).first() is not None:
+        events.note(session, job_id, "Done.")
+
+
+def deleted_sources(session: Session, job_id: int) -> frozenset[int]:
+    """Ids of the job's sources that were deleted; `finish`'s lock on the job keeps them."""
+    found = select(Source.id).join(JobSource, JobSource.source_id == Source.id)
+    return frozenset(session.scalars(found.where(JobSource.job_id == job_id, Source.model_id.is_(None))))
 
 
 def plan(session: Session, job_id: int, stage: str, pieces: Sequence[Piece]) -> None:

@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from sqlalchemy.exc import OperationalError
@@ -20,10 +20,25 @@ from starlette.types import Scope
 
 from backend import errors, logs, storage
 from backend.db import session
-from backend.settings import Settings
-from backend.web import middleware, rendering
+from backend.services import visibility
+from backend.services.rates import Rates
+from backend.settings import Access, Settings
+from backend.web import callers, forms, identity, middleware, rendering
 from backend.web.api import routes
-from backend.web.pages import activations, failures, features, home, jobs, models, sources
+from backend.web.pages import (
+    account,
+    activations,
+    adding,
+    admin,
+    deletion,
+    failures,
+    features,
+    home,
+    jobs,
+    models,
+    rerun,
+    sources,
+)
 
 GZIP_LEVEL = 6
 FOR_EVER = "public, max-age=31536000, immutable"
@@ -34,6 +49,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     Raises:
         UnavailableError: The browser assets are not built, or no database is named.
+        InvalidInputError: People are to sign in, and the site does not know its address.
     """
     if settings is not None:
         return _application(settings)
@@ -48,6 +64,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _application(settings: Settings) -> FastAPI:
     if not settings.database_url:
         raise errors.UnavailableError("No database is named.", hint="Set EYEPIECE_DATABASE_URL, or run `eyepiece up`.")
+    callers.public_origins(settings)
     renderer = rendering.Renderer(settings.assets)
     app = FastAPI(
         title="Eyepiece",
@@ -56,16 +73,21 @@ def _application(settings: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         middleware=[
-            Middleware(middleware.SecurityHeaders),
+            Middleware(middleware.SecurityHeaders, settings=settings),
             Middleware(middleware.Failures, respond=failures.respond),
-            Middleware(middleware.KnownCallers, host=settings.host),
-            Middleware(GZipMiddleware, minimum_size=500, compresslevel=GZIP_LEVEL),
+            Middleware(middleware.KnownCallers, settings=settings),
             Middleware(middleware.WithoutTrailingSlash),
+            Middleware(middleware.BodyLimits),
+            Middleware(identity.Identity, free=(f"{rendering.STATIC_URL}/",)),
+            Middleware(GZipMiddleware, minimum_size=500, compresslevel=GZIP_LEVEL),
         ],
     )
     app.state.settings, app.state.renderer = settings, renderer
     app.state.engine = session.create_engine(settings.database_url)
     app.state.sessions = session.session_factory(app.state.engine)
+    if settings.access is Access.ACCOUNTS:
+        app.state.sessions = visibility.only_public(app.state.sessions)
+    app.state.rates = Rates(settings.redis_url)
     app.state.files = storage.mirror(settings)
     for kind in (errors.SiteError, HTTPException, RequestValidationError, OperationalError):
         app.add_exception_handler(kind, failures.respond)
@@ -73,14 +95,16 @@ def _application(settings: Settings) -> FastAPI:
     # The API and jobs come first: a model's page would match their paths.
     app.include_router(routes.router)
     app.include_router(failures.router)
-    for router in (home.router, jobs.router, features.router, activations.router, sources.router, models.router):
-        app.include_router(router)
+    pages = (home, account, adding, admin, jobs, features, activations, deletion, rerun, sources, models)
+    for page in pages:
+        app.include_router(page.router, dependencies=[Depends(forms.check_token)])
     return app
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
+    app.state.rates.close()
     app.state.engine.dispose()
 
 

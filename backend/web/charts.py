@@ -77,6 +77,22 @@ def activations(histogram: HistogramView, maximum: float, *, is_log: bool) -> Ma
     return _plot(bars, ticks, words, is_log=not is_log, strip=_shade_strip(axis, maximum))
 
 
+def signed_values(histogram: HistogramView, ends: concordance.Range, *, is_dense: bool) -> Markup:
+    """Tokens (of an SAE: firings) by value, below zero in the hue of suppression; the strip shows the shades."""
+    axis = Axis(histogram.edges[0], histogram.edges[-1])
+    what = "token" if is_dense else "firing"
+    bars = _bars(histogram, axis, what, lambda low, high: "activation" if low >= 0 else "suppressed")
+    ticks = [(axis.at(v), short(v)) for v in round_values(*_ends(axis))]
+    words = Words(
+        f"Histogram of {numerals.count(sum(histogram.counts))} {what}s by activation, "
+        f"from {short(axis.low)} to {short(axis.high)}.",
+        "activation",
+        f"{what}s, log scale",
+    )
+    strip = _shade_strip(axis, ends.maximum) + _shade_strip(axis, ends.minimum, name="m")
+    return _plot(bars, ticks, words, is_log=True, strip=strip)
+
+
 def firings(histogram: HistogramView, maximum: float, is_chosen: Sequence[bool], hrefs: Sequence[str]) -> Markup:
     """Firings by activation, as the kept index bins them; a bar leads to its firings, bars not chosen are faded."""
     edges = histogram.edges
@@ -173,6 +189,25 @@ def legend(maximum: float) -> Markup:
     ).format(label, width, width, Markup("").join(parts))
 
 
+def signed_legend(ends: concordance.Range) -> Markup:
+    """Ten shades from the most negative value to zero, ten from zero to the largest, and the caret."""
+    n, step, decimals = concordance.N_SHADES, LEGEND_STEP // 2, numerals.decimals_for(ends.size)
+    shades = [("m", k) for k in range(n, 0, -1)] + [("s", k) for k in range(1, n + 1)]
+    parts = [
+        Markup('<rect class="{}{}" x="{}" y="7" width="{}" height="8"/>').format(name, k, step * i, step)
+        for i, (name, k) in enumerate(shades)
+    ]
+    width = step * len(shades)
+    low, high = min(ends.minimum, 0.0), max(ends.maximum, 0.0)
+    for x, value, anchor in ((0, low, "start"), (width // 2, 0.0, "middle"), (width, high, "end")):
+        text = "0" if value == 0 else numerals.fixed(value, decimals)
+        parts.append(Markup('<text class="tick" x="{}" y="27" text-anchor="{}">{}</text>').format(x, anchor, text))
+    return Markup(
+        '<svg class="legend" role="img" aria-label="Ten shades of activation from {} to 0, ten from 0 to {}" '
+        'width="{}" height="30" data-width="{}">{}<path class="caret" d="M-4 0h8l-4 6z"/></svg>'
+    ).format(short(low), short(high), width, width, Markup("").join(parts))
+
+
 def bar(fraction: float, kind: BarKind) -> Markup:
     """A bar so long behind or beside a number; the number itself is in the text."""
     width = 100 * min(1.0, max(0.0, fraction))
@@ -194,18 +229,18 @@ def _plainly(low: float, high: float) -> BarKind:
     return "plain"
 
 
-def _shade_strip(axis: Axis, maximum: float) -> Markup:
-    """One rectangle per shade between the ends of the axis."""
+def _shade_strip(axis: Axis, maximum: float, name: Literal["s", "m"] = "s") -> Markup:
+    """One rectangle per shade between the ends of the axis; `m` are the shades below zero, to a negative `maximum`."""
     parts = []
     for step in range(1, concordance.N_SHADES + 1):
-        low, high = (maximum * k / concordance.N_SHADES for k in (step - 1, step))
+        low, high = sorted(maximum * k / concordance.N_SHADES for k in (step - 1, step))
         low, high = max(low, axis.low), min(high, axis.high)
         if high <= low:
             continue
         left, right = axis.at(low), axis.at(high)
         parts.append(
-            Markup('<rect class="s{}" x="{:.2f}%" y="{}" width="{:.2f}%" height="{}"/>').format(
-                step, 100 * left, TOP + PLOT, 100 * (right - left), STRIP
+            Markup('<rect class="{}{}" x="{:.2f}%" y="{}" width="{:.2f}%" height="{}"/>').format(
+                name, step, 100 * left, TOP + PLOT, 100 * (right - left), STRIP
             )
         )
     return Markup("").join(parts)

@@ -34,6 +34,8 @@ class Line:
     """The maximum, with the decimals the whole column has."""
     context: int
     n_firings: int
+    document: str
+    """The one the middle is from; empty: not known."""
 
 
 def shade(value: float, maximum: float) -> int:
@@ -43,30 +45,57 @@ def shade(value: float, maximum: float) -> int:
     return min(N_SHADES, max(1, math.ceil(N_SHADES * value / maximum)))
 
 
-def line(example: ExampleView, maximum: float, *, at: int | None = None, other: Mapping[int, float] = _NONE) -> Line:
-    """The example shaded against the feature's `maximum`.
+@dataclass(frozen=True, slots=True)
+class Range:
+    """What values are shaded against: the feature's largest, and for those below zero its most negative."""
+
+    maximum: float
+    minimum: float = 0.0
+
+    def css_class(self, value: float) -> str:
+        """`a1` to `a10`, or `n1` to `n10` below zero."""
+        return f"n{shade(-value, -self.minimum)}" if value < 0 else f"a{shade(value, self.maximum)}"
+
+    @property
+    def size(self) -> float:
+        """The largest magnitude, which decides the decimals."""
+        return max(abs(self.maximum), abs(self.minimum))
+
+
+def line(
+    example: ExampleView,
+    maximum: float,
+    *,
+    minimum: float = 0.0,
+    at: int | None = None,
+    other: Mapping[int, float] = _NONE,
+) -> Line:
+    """The example shaded against the feature's `maximum`, values below zero against its `minimum`.
 
     Args:
         example: A context.
         maximum: The feature's largest activation.
+        minimum: Its most negative one; 0 for features that have none.
         at: Where the firing in the middle stands; the strongest one by default.
         other: Activations of another feature by position; where it fires is underlined.
     """
     values = dict(zip(example.positions, example.values, strict=True))
+    ends = Range(maximum, minimum)
     hit, n = example.max_position if at is None else at, len(example.tokens)
     first = _reach(example.tokens, range(hit - 1, -1, -1), BEFORE_CHARACTERS, hit)
     last = _reach(example.tokens, range(hit, n), AFTER_CHARACTERS, hit) + 1
 
     def text(start: int, stop: int, write: Callable[[str], Markup]) -> Markup:
-        return _shaded(example.tokens, values, (start, stop), maximum, write, other)
+        return _shaded(example.tokens, values, (start, stop), ends, write, other)
 
     return Line(
         before=text(first, hit, token_text.inline),
         after=text(hit, last, token_text.inline),
         full=text(0, n, token_text.flowing),
-        value=numerals.fixed(values[hit], numerals.decimals_for(maximum)),
+        value=numerals.fixed(values[hit], numerals.decimals_for(ends.size)),
         context=example.context,
         n_firings=len(example.positions),
+        document=next((d.name for d in reversed(example.documents) if d.position <= hit), ""),
     )
 
 
@@ -85,7 +114,7 @@ def _shaded(
     tokens: tuple[str, ...],
     values: dict[int, float],
     bounds: tuple[int, int],
-    maximum: float,
+    ends: Range,
     write: Callable[[str], Markup],
     other: Mapping[int, float],
 ) -> Markup:
@@ -97,7 +126,7 @@ def _shaded(
             run.append(tokens[position])
             continue
         token = tokens[position]
-        shown = _text(token, write) if value is None else _mark(token, value, maximum, write)
+        shown = _text(token, write) if value is None else _mark(token, value, ends, write)
         if position in other:
             shown = Markup("<u>{}</u>").format(shown)
         parts += [write("".join(run)), shown]
@@ -105,9 +134,9 @@ def _shaded(
     return Markup("").join([*parts, write("".join(run))])
 
 
-def _mark(token: str, value: float, maximum: float, write: Callable[[str], Markup]) -> Markup:
-    return Markup('<mark class="a{}" title="{}">{}</mark>').format(
-        shade(value, maximum), numerals.fixed(value, numerals.decimals_for(maximum) + 1), _text(token, write)
+def _mark(token: str, value: float, ends: Range, write: Callable[[str], Markup]) -> Markup:
+    return Markup('<mark class="{}" title="{}">{}</mark>').format(
+        ends.css_class(value), numerals.fixed(value, numerals.decimals_for(ends.size) + 1), _text(token, write)
     )
 
 

@@ -31,8 +31,13 @@ THINGS = (
     Definition(
         "source",
         "source",
-        "One dictionary of features at one hook point: a sparse autoencoder or a transcoder.",
-        ("Its id begins with the layer: 6-res-jb is layer 6 of the source set res-jb.",),
+        "One dictionary of features at one hook point: a sparse autoencoder, a transcoder, the model's own neurons, or "
+        "a set of labelled vectors.",
+        (
+            "A neuron's value is the model's own number at the hook point; a vector's is its inner product with what "
+            "stands there, plus its bias.",
+            "Its id begins with the layer: 6-res-jb is layer 6 of the source set res-jb.",
+        ),
     ),
     Definition("source-set", "source set", "The same recipe over several layers of a model."),
     Definition("architecture", "architecture", "How the source turns its input into activations."),
@@ -73,11 +78,21 @@ NUMBERS = (
     Definition("contexts", "contexts", "Contexts of the corpus in which the feature fires at least once."),
     Definition("density", "density", "The share of the corpus's tokens on which the feature fires."),
     Definition("max-activation", "max", "The largest activation on the corpus."),
+    Definition("min-activation", "min", "The most negative activation on the corpus, where activations have a sign."),
+    Definition(
+        "positive",
+        "above zero",
+        "The share of the corpus's tokens on which a signed feature's value is above zero.",
+        ("Signed are abs-top-k SAEs, neurons and vectors. Their bins are a power of two wide, with an edge at zero.",),
+    ),
     Definition(
         "mean",
         "mean ± sd",
         "Mean and standard deviation of the activations of all firings.",
-        ("Zeros are left out. The standard deviation is the population's.",),
+        (
+            "Zeros are left out, but not of neurons and vectors, which have a value at every token. The standard deviation "
+            "is the population's.",
+        ),
     ),
     Definition(
         "skewness",
@@ -94,6 +109,12 @@ NUMBERS = (
         ("An activation shown here is the source's own value times this number.",),
     ),
     Definition(
+        "written-norm",
+        "norm",
+        "Length of what a neuron writes (its row of W_out or W_O), or of the vector.",
+        ("Values are not scaled by it.",),
+    ),
+    Definition(
         "fires-on",
         "fires on",
         "The tokens this feature fires on most strongly, by the mean of their maxima over the top contexts.",
@@ -105,12 +126,20 @@ NUMBERS = (
         ("SAEDashboard ranks tokens instead, so one context may stand there several times.",),
     ),
     Definition(
+        "bottom",
+        "most negative contexts",
+        "The twenty contexts with the most negative values of a signed feature, each shown once.",
+        ("Below zero everything is as above it, times -1; a context may stand on both sides.",),
+    ),
+    Definition(
         "interval",
         "intervals",
         "Five equal parts of the range from zero to the maximum, each with five contexts whose maximum lies in it.",
         (
             "Contexts are drawn by a fixed hash, so every computation shows the same ones; none is among the top. "
-            "The percentage is the share of the feature's firings in the interval.",
+            "The percentage is the share of the feature's firings in the interval; of neurons and vectors it is the share "
+            "of contexts whose largest value lies there.",
+            "Signed features have five parts more, from the most negative value to zero.",
         ),
     ),
     Definition(
@@ -191,6 +220,16 @@ NUMBERS = (
             "SAELens's and SAEBench's; SAELens's zero ablation replaces special tokens too.",
             "Charts go beyond the contexts the source was trained on where the model and the corpus allow it; an upright "
             "marks where those end. Sources trained on short contexts often get worse beyond.",
+        ),
+    ),
+    Definition(
+        "quick-look",
+        "quick look",
+        "What a few contexts show of the source before anything is computed: as declared, and run in other ways.",
+        (
+            "Another way counts as better if it leaves a good deal less unexplained without firing many more features; "
+            "then the source was probably declared at the wrong place, or its weights are run otherwise than they were "
+            "trained. The figures are of a small sample, so they differ a little from those of the quality.",
         ),
     ),
     Definition(

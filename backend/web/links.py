@@ -18,6 +18,11 @@ def features_url(model: str, source: str, query: FeatureQuery) -> str:
     return names.source_url(model, source, **_parameters(query))
 
 
+def look_api_url(model: str, source: str) -> str:
+    """The quick look at a source as JSON."""
+    return f"/api/source{names.source_url(model, source)}/look"
+
+
 def features_api_url(model: str, source: str, query: FeatureQuery) -> str:
     """The same table as JSON."""
     return "/api/features" + names.source_url(model, source, **_parameters(query))
@@ -68,6 +73,21 @@ def definitions_url() -> str:
     return "/definitions"
 
 
+def add_url() -> str:
+    """Where an SAE is handed over."""
+    return "/add"
+
+
+def uploads_api_url() -> str:
+    """Where files are sent to."""
+    return "/api/uploads"
+
+
+def sources_api_url() -> str:
+    """Where SAEs are hosted."""
+    return "/api/sources"
+
+
 def jobs_url() -> str:
     """All jobs."""
     return "/jobs"
@@ -91,6 +111,61 @@ def job_retry_url(job_id: int) -> str:
 def job_api_url(job_id: int) -> str:
     """A job as JSON."""
     return f"/api{names.job_url(job_id)}"
+
+
+def visibility_url(model: str, source: str) -> str:
+    """Where the form for who may see a source leads."""
+    return f"{names.source_url(model, source)}/visibility"
+
+
+def rerun_url(model: str, source: str) -> str:
+    """Asks how to compute a source again, and where the answer goes."""
+    return f"{names.source_url(model, source)}/rerun"
+
+
+def source_delete_url(model: str, source: str) -> str:
+    """Asks whether to delete a source, and where the answer goes."""
+    return f"{names.source_url(model, source)}/delete"
+
+
+def sign_in_url(then: str = "/") -> str:
+    """Signs in, and leads on to `then`."""
+    return "/sign-in" if then == "/" else f"/sign-in?{urlencode({'next': then})}"
+
+
+def sign_out_url() -> str:
+    """Signs out."""
+    return "/sign-out"
+
+
+def account_url(what: str = "") -> str:
+    """The reader's own account, or what a form changes of it: `password`, `keys`, `sign-ins/others/end`."""
+    return f"/account/{what}" if what else "/account"
+
+
+def key_revoke_url(key_id: int) -> str:
+    """Revokes an API key."""
+    return account_url(f"keys/{key_id}/revoke")
+
+
+def sign_in_end_url(sign_in_id: int) -> str:
+    """Signs out in another browser."""
+    return account_url(f"sign-ins/{sign_in_id}/end")
+
+
+def admin_url() -> str:
+    """Everything there is, for admins."""
+    return "/admin"
+
+
+def accounts_url() -> str:
+    """Where the form for a new account leads."""
+    return "/admin/accounts"
+
+
+def account_admin_url(account_id: int, what: str) -> str:
+    """Changes an account: `link`, `disable`, `enable`, `admin`, `quota`."""
+    return f"/admin/accounts/{account_id}/{what}"
 
 
 def _parameters(query: FeatureQuery) -> dict[str, str | int | float | None]:

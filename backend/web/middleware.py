@@ -1,15 +1,16 @@
 """What every request passes through, from the outside in: headers, failures, who may ask, and the spelling of paths.
 
-There is no login, so the browser's own rules guard the site: the Host header must be a name of this machine, else a
-page of another site could reach it by making its own name point here (DNS rebinding); a request that changes something
-must come from our own pages. Other sites may read the API (`Access-Control-Allow-Origin: *`), never write.
+The browser's own rules guard the site: the Host header must be a name of this site (without a login, of this machine),
+else a page of another site could reach it by making its own name point here (DNS rebinding); a request that changes
+something must come from our own pages. Other sites may read the API (`Access-Control-Allow-Origin: *`, so without
+cookies). They may write only with accounts and an API key, which only who has it can send; `identity` then does not
+look at cookies.
 """
 
 import logging
 import secrets
 import time
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -17,6 +18,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend import errors
+from backend.settings import Access, Settings
+from backend.web import callers
 
 logger = logging.getLogger(__name__)
 
@@ -33,24 +36,31 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "frame-ancestors 'self'",
     )
 )
-LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+MOST_FORM_BYTES = 2**16
+MOST_JSON_BYTES = 2**23
+LIMIT_REMAINING = "x-limit-remaining"
+"""Requests that could be made at once, as Neuronpedia names it."""
 
 ErrorResponse = Callable[[Request, Exception], Response]
 
 
 class SecurityHeaders:
-    """Adds to every answer the headers that keep browsers strict."""
+    """Adds to every answer the headers that keep browsers strict, and those that let other sites read the API."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
         self._app = app
+        self._is_with_accounts = settings.access is Access.ACCOUNTS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on and sends its answer with the headers."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        is_api_read = scope["method"] in SAFE_METHODS and is_api(scope["path"])
+        is_open_to_all = is_api(scope["path"]) and (
+            scope["method"] in SAFE_METHODS
+            or (self._is_with_accounts and callers.api_key(Headers(scope=scope)) is not None)
+        )
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -58,8 +68,14 @@ class SecurityHeaders:
                 headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
                 headers.setdefault("X-Content-Type-Options", "nosniff")
                 headers.setdefault("Referrer-Policy", "same-origin")
-                if is_api_read:
+                if self._is_with_accounts:  # what one person may see is no other's, whatever cache stands between
+                    headers.setdefault("Cache-Control", "private, no-cache")
+                if is_open_to_all:
                     headers["Access-Control-Allow-Origin"] = "*"
+                    headers["Access-Control-Expose-Headers"] = f"{LIMIT_REMAINING}, Retry-After"
+                n_left = scope.get("state", {}).get("limit_remaining")
+                if n_left is not None and is_api(scope["path"]):
+                    headers[LIMIT_REMAINING] = str(n_left)
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
@@ -98,24 +114,79 @@ class Failures:
 
 
 class KnownCallers:
-    """Refuses requests for names that are not this machine's, and writes from pages that are not ours."""
+    """Refuses requests for names that are not the site's, and writes from pages that are not ours.
 
-    def __init__(self, app: ASGIApp, *, host: str) -> None:
+    Answers browsers that ask what another site's page may send (preflight requests, which carry no key).
+    """
+
+    def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
         self._app = app
-        self._names = LOOPBACK_NAMES | {host.strip("[]").lower()}
+        self._is_with_accounts = settings.access is Access.ACCOUNTS
+        self._origins = callers.public_origins(settings)
+        names = {callers.host_name(origin.partition("//")[2]) for origin in self._origins}
+        self._names = callers.LOOPBACK_NAMES | {settings.host.strip("[]").lower()} | names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on, or raises `InvalidInputError` or `ForbiddenError`."""
         if scope["type"] in ("http", "websocket"):
             headers = Headers(scope=scope)
-            host = headers.get("host", "")
-            if _name(host) not in self._names:
+            if callers.host_name(headers.get("host", "")) not in self._names:
+                place = self._origins[0] if self._origins else "http://localhost:<port>"
                 raise errors.InvalidInputError(
-                    "This address is not a name of this machine.", hint="Open Eyepiece as http://localhost:<port>."
+                    "This address is not the site's name.", hint=f"Open Eyepiece as {place}."
                 )
-            if scope.get("method") not in SAFE_METHODS:
-                _check_origin(headers, host)
+            if (
+                scope.get("method") == "OPTIONS"
+                and "access-control-request-method" in headers
+                and is_api(scope["path"])
+            ):
+                await self._preflight()(scope, receive, send)
+                return
+            has_key = self._is_with_accounts and callers.api_key(headers) is not None
+            is_write = scope.get("method") not in SAFE_METHODS
+            if is_write and not has_key and not callers.is_own_origin(headers, self._origins):
+                raise ForeignOriginError("Only Eyepiece's own pages may change something here.")
         await self._app(scope, receive, send)
+
+    def _preflight(self) -> Response:
+        methods = "GET, HEAD, POST, PUT, PATCH, DELETE" if self._is_with_accounts else "GET, HEAD"
+        return Response(
+            status_code=204,
+            headers={
+                "Access-Control-Allow-Methods": methods,
+                "Access-Control-Allow-Headers": "x-api-key, authorization, content-type",
+                "Access-Control-Max-Age": "86400",
+            },
+        )
+
+
+class BodyLimits:
+    """Refuses forms and JSON too large for what they are: handlers are given them whole. Files are streamed, and free."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on; raises `TooLargeError`, at once where the request says its size."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        most = _most_bytes(scope["path"], headers.get("content-type", ""))
+        length = headers.get("content-length", "")
+        n_read = 0
+
+        async def receive_some() -> Message:
+            nonlocal n_read
+            message = await receive()
+            n_read += len(message.get("body", b""))
+            if most is not None and n_read > most:
+                raise TooLargeError(f"A body of this kind may have {most:,} bytes.")
+            return message
+
+        if most is not None and length.isdigit() and int(length) > most:
+            raise TooLargeError(f"A body of this kind may have {most:,} bytes; this one has {int(length):,}.")
+        await self._app(scope, receive_some, send)
 
 
 class WithoutTrailingSlash:
@@ -131,27 +202,19 @@ class WithoutTrailingSlash:
         await self._app(scope, receive, send)
 
 
+def _most_bytes(path: str, content_type: str) -> int | None:
+    """None: no limit here."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if is_api(path):
+        # A chunk or a file, whatever a program calls its kind; other handlers get a body whole, whatever its kind.
+        is_streamed = path == "/api/uploads/whole" or (path.startswith("/api/uploads/") and "/files/" in path)
+        return None if is_streamed else MOST_JSON_BYTES
+    return MOST_FORM_BYTES if kind == "application/x-www-form-urlencoded" else None
+
+
 def is_api(path: str) -> bool:
     """True for paths that programs ask for."""
     return path == "/api" or path.startswith("/api/")
-
-
-def _name(host: str) -> str:
-    """The host without its port; empty if it cannot be read."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
-
-
-def _check_origin(headers: Headers, host: str) -> None:
-    """Browsers name the page's origin on every request that may change something; programs do not."""
-    origin = headers.get("origin")
-    is_ours = headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
-    if origin is not None:
-        is_ours = urlsplit(origin).netloc.lower() == host.lower()
-    if not is_ours:
-        raise ForeignOriginError("Only Eyepiece's own pages may change something here.")
 
 
 class ForeignOriginError(errors.SiteError):
@@ -159,3 +222,10 @@ class ForeignOriginError(errors.SiteError):
 
     status = 403
     code = "foreign_origin"
+
+
+class TooLargeError(errors.SiteError):
+    """A form or a JSON body is larger than any sensible one."""
+
+    status = 413
+    code = "too_large"

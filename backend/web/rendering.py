@@ -5,20 +5,45 @@ links, numbers and tokens. Undefined names are errors. Assets are named by conte
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from backend import errors, names
-from backend.settings import REPOSITORY
+from backend.services import access
+from backend.services.access import Viewer
+from backend.settings import REPOSITORY, Access, Settings
 from backend.web import charts, definitions, links, numerals, token_text
 
 TEMPLATES = REPOSITORY / "frontend" / "templates"
 THEMES = frozenset({"light", "dark"})
 STATIC_URL = "/static"
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Who reads a page, as its top and its forms need to know."""
+
+    name: str = ""
+    """Of the account; empty where nobody is signed in."""
+    is_admin: bool = True
+    can_write: bool = True
+    has_accounts: bool = False
+    """People may sign in here."""
+    form_token: str = ""
+    path: str = "/"
+    """Of this page: where signing in leads back to."""
+
+    @property
+    def form_field(self) -> Markup:
+        """What every form that changes something holds."""
+        field = Markup('<input type="hidden" name="form_token" value="{}">')
+        return field.format(self.form_token) if self.form_token else Markup("")
 
 
 class Renderer:
@@ -55,9 +80,10 @@ class Renderer:
         """Where the browser finds a built asset, such as `main.js`."""
         return f"{STATIC_URL}/{self._manifest[name]}"
 
-    def html(self, template: str, page: Any, *, theme: str = "") -> str:
+    def html(self, template: str, page: Any, *, theme: str = "", visitor: Visitor = Visitor()) -> str:
         """The page as text. `theme` is light, dark, or empty for what the reader's system says."""
-        return self._environment.get_template(template).render(page=page, theme=theme if theme in THEMES else "")
+        chosen = theme if theme in THEMES else ""
+        return self._environment.get_template(template).render(page=page, theme=chosen, visitor=visitor)
 
 
 def read_manifest(assets: Path) -> dict[str, str]:
@@ -72,5 +98,16 @@ def read_manifest(assets: Path) -> dict[str, str]:
 def respond(request: Request, template: str, page: Any, *, status: int = 200) -> HTMLResponse:
     """The page as a response, in the theme the reader chose."""
     renderer: Renderer = request.app.state.renderer
-    html = renderer.html(template, page, theme=request.cookies.get("theme", ""))
+    html = renderer.html(template, page, theme=request.cookies.get("theme", ""), visitor=visitor_of(request))
     return HTMLResponse(html, status, headers={"Vary": "Cookie", "Cache-Control": "no-cache"})
+
+
+def visitor_of(request: Request) -> Visitor:
+    """Who reads; nobody where an error came before it was known."""
+    viewer: Viewer = getattr(request.state, "viewer", access.NOBODY)
+    settings: Settings = request.app.state.settings
+    path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    return Visitor(
+        viewer.name, viewer.is_admin, "write" in viewer.scopes, settings.access is Access.ACCOUNTS,
+        getattr(request.state, "form_token", ""), path,
+    )  # fmt: skip

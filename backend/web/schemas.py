@@ -140,8 +140,15 @@ class SourceSetWithRelations(SourceSet):
     model: Model
 
 
+class Document(Answer):
+    """A document of the corpus: where in the example's tokens it begins or goes on, and its name."""
+
+    position: int
+    name: str
+
+
 class Activation(Answer):
-    """Neuronpedia's `Activation` row, and `source`, without which its Python client fails."""
+    """Neuronpedia's `Activation` row, `source`, without which its Python client fails, and the example's documents."""
 
     id: str
     tokens: list[str]
@@ -171,6 +178,8 @@ class Activation(Answer):
     binContains: float | None
     """Fraction of the firings in the interval; -1 for the top group, null to a request with an API key."""
     qualifyingTokenIndex: int | None
+    documents: list[Document]
+    """Ours: those the tokens are from; empty where it is not known."""
 
 
 class Explanation(Answer):
@@ -338,6 +347,8 @@ class SourceFacts(Answer):
     d_in: int
     d_sae: int
     config: dict[str, Any]
+    visibility: str
+    """private, unlisted or public."""
     created_at: datetime
     revision_id: int | None
     corpus: str
@@ -634,6 +645,8 @@ class JobSource(Answer):
     n_features_done: int
     is_published: bool
     """Its dashboards of this job can be read."""
+    is_deleted: bool
+    """There is no such source any more; the job goes on without it."""
 
 
 class Job(Answer):
@@ -653,6 +666,8 @@ class Job(Answer):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    n_before: int
+    """Jobs that are done before it, while it is queued."""
 
 
 class Part(Answer):

@@ -29,7 +29,7 @@ from backend import names
 from backend.settings import REPOSITORY
 from demo import stdlib_text
 from workers.compute import corpus as corpora
-from workers.compute import language_model
+from workers.compute import documents, language_model
 
 ROOT = REPOSITORY / ".bench"
 """What the benches make and keep: this workload, the peer's environment, scratch files of a run."""
@@ -177,7 +177,7 @@ def _make_model_and_tokens(folder: Path) -> None:
     text = folder / "text.txt"
     stdlib_text.write(text, max_bytes=TEXT_BYTES)
     corpus = corpora.from_documents(
-        corpora.read_documents(text), tokenizer, special_tokens=(tokenizer.bos_token_id,),
+        documents.read(documents.files_of(text)), tokenizer, special_tokens=(tokenizer.bos_token_id,),
         n_vocabulary=len(tokenizer), context_size=CONTEXT_SIZE, prepend_bos=True, max_tokens=N_CONTEXTS * CONTEXT_SIZE,
     )  # fmt: skip
     if corpus.n_contexts < N_CONTEXTS:

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import uvicorn
 from playwright.sync_api import Browser, Page, sync_playwright
+from sqlalchemy.orm import Session
 
-from backend.services import catalog, features, jobs
+from backend.services import catalog, events, features, filling, jobs
 from backend.settings import Settings
 from backend.web.app import create_app
 from backend.web.dependencies import db_session
@@ -61,7 +62,7 @@ def base_url() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         _serve_samples(patch)
         app = create_app(Settings(database_url="postgresql+psycopg2://nobody@localhost/none", assets=assets))
-        app.dependency_overrides[db_session] = lambda: None
+        app.dependency_overrides[db_session] = Session  # of no database: services answer with samples
         config = uvicorn.Config(app, port=0, ws="none", lifespan="off", log_level="error")
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run)
@@ -94,6 +95,9 @@ def _serve_samples(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(jobs, "of_source", lambda _, model, source: _work.job if source.startswith("7") else None)
     patch.setattr(jobs, "get", lambda *_: _work.job)
     patch.setattr(jobs, "latest", lambda *_: (_work.job,))
+    patch.setattr(catalog, "look", lambda *_: samples.look())
+    patch.setattr(events, "newest", lambda *_: samples.log())
+    patch.setattr(filling, "of_job", lambda *_: samples.so_far())
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@ from pydantic import TypeAdapter
 
 from backend.services import catalog, ingest
 from backend.web import schemas
+from backend.web.api.looks import SourceLook
 from tests import hosted
 from tests.database import statements
 from tests.hosted import MODEL, SOURCE
@@ -84,6 +85,26 @@ def test_the_quality_of_a_source_is_sent_by_position(api, session, made):
 @pytest.mark.parametrize(("source", "says"), [(SOURCE, "not measured"), ("none", "No source 'none'")])
 def test_quality_that_was_not_measured_is_not_found(api, source, says):
     response = api.get(f"source/{MODEL}/{source}/quality")
+    assert response.status_code == 404
+    assert says in response.json()["error"]
+
+
+def test_the_look_at_a_source_is_sent_as_found(api, session, made):
+    ingest.store_look(session, made.source_id, hosted.some_look())
+    session.commit()
+    body = api.get(f"source/{MODEL}/{SOURCE}/look").json()
+    TypeAdapter(SourceLook).validate_python(body)
+    assert body["fit"] == {"explained_variance": 0.5, "l0": 6.0}
+    assert body["candidates"][0] == {
+        "kind": "place", "what": "at blocks.2.hook_resid_post", "is_better": True,
+        "fit": {"explained_variance": 0.875, "l0": 4.0},
+    }  # fmt: skip
+    assert [finding["severity"] for finding in body["findings"]] == ["fatal", "warning", "note"]
+
+
+@pytest.mark.parametrize(("source", "says"), [(SOURCE, "No job has looked"), ("none", "No source 'none'")])
+def test_a_look_nobody_took_is_not_found(api, source, says):
+    response = api.get(f"source/{MODEL}/{source}/look")
     assert response.status_code == 404
     assert says in response.json()["error"]
 

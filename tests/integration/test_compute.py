@@ -89,6 +89,23 @@ def test_token_rows_give_what_their_text_gives(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "dashboards.bin").read_bytes() == (tmp_path / "b" / "dashboards.bin").read_bytes()
 
 
+def test_what_the_files_do_not_say_can_be_declared(tmp_path: Path) -> None:
+    model, sae = tiny.save_model(tmp_path / "tiny"), tiny.save_sae(tmp_path / "sae")
+    config = json.loads((sae / "cfg.json").read_text())
+    (sae / "cfg.json").write_text(json.dumps(config | {"normalize_activations": "expected_average_only_in"}))
+    (tmp_path / "text.txt").write_text(tiny.text(40))
+    given = ("--model", model, "--sae", sae, "--corpus", tmp_path / "text.txt", "--quality-tokens", "0")
+    refused = run(*given, "--out", tmp_path / "refused")
+    assert (refused.returncode, "Declare norm_scaling_factor" in refused.stderr) == (1, True), refused.stderr
+    l1 = []
+    for factor in (1.0, 2.0):
+        declared = json.dumps({"norm_scaling_factor": factor})
+        done = run(*given, "--out", tmp_path / str(factor), "--declare", declared)
+        assert done.returncode == 0, done.stderr
+        l1.append(json.loads(done.stdout)["mean_l1"])
+    assert l1[0] != l1[1], "it is computed with"
+
+
 def test_bad_input_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
     model, sae = tiny.save_model(tmp_path / "tiny"), tiny.save_sae(tmp_path / "sae", d_in=17)
     (tmp_path / "text.txt").write_text(tiny.text(5))

@@ -26,7 +26,7 @@ def test_firings_differ_from_transformer_lens_only_at_the_threshold(name: str) -
     hook_point = dictionary.description.hook_point
     text = (tiny.SHARED / "corpora" / "tinystories-head.txt").read_text()[:60_000]
     corpus = corpora.from_documents(
-        text.split(corpora.SEPARATOR), model.tokenizer, special_tokens=model.special_tokens,
+        text.split(tiny.SEPARATOR), model.tokenizer, special_tokens=model.special_tokens,
         n_vocabulary=model.d_vocab, context_size=128, prepend_bos=True, max_tokens=8192,
     )  # fmt: skip
     tokens = torch.from_numpy(corpus.rows.astype(np.int64))

@@ -12,7 +12,7 @@ from backend import errors
 from backend.db import tables
 from backend.db.session import transaction
 from backend.names import FeatureRef
-from backend.services import catalog, features, jobs
+from backend.services import catalog, events, features, filling, jobs
 from backend.services.progress import JobView
 from tests import tiny
 from tests.nursery import Forked
@@ -162,3 +162,31 @@ def test_computing_again_replaces_the_revision_at_once(site: Site) -> None:
         source = session.scalars(select(tables.Source).where(tables.Source.name == "1-whole")).one()
         kept = session.scalars(select(tables.Revision.id).where(tables.Revision.source_id == source.id)).all()
         assert kept == [source.revision_id]
+
+
+def test_what_is_known_so_far_grows_to_what_is_published_and_the_log_tells_it(site: Site) -> None:
+    job_id = site.add("2-filling", n_documents=400)
+    worker = site.fork_worker()
+    site.wake()
+    site.wait(job_id, lambda v: v.stage == "encode" and v.stages[1].n_shards_done >= 1)
+    with transaction(site.sessions) as session:
+        (early,) = filling.of_job(session, job_id)
+    site.wait(job_id, lambda v: len(v.stages) > 2 and v.stages[2].name == "finish")
+    with transaction(site.sessions) as session:
+        whole = filling.of_job(session, job_id)
+        summed = session.scalars(select(tables.Revision).where(tables.Revision.job_id == job_id)).one()
+        before = (summed.n_alive, summed.n_firings, summed.n_dense, summed.density_histogram)
+    site.wait(job_id, is_done)
+    stop(worker)
+    with transaction(site.sessions) as session:
+        view = catalog.source(session, "tiny-gpt2", "2-filling")
+        after = session.get_one(tables.Revision, view.revision_id)
+        assert before == (after.n_alive, after.n_firings, after.n_dense, after.density_histogram)
+        assert not view.is_partial
+        assert filling.of_job(session, job_id) == ()
+        told = [line.text for line in events.of_job(session, job_id) if line.level == "info"]
+    assert 0 < early.n_tokens < view.n_corpus_tokens
+    assert 0 < early.n_firings < view.n_firings
+    for of in whole:
+        assert (of.n_tokens, of.n_firings, of.n_alive) == (view.n_corpus_tokens, view.n_firings, view.n_alive)
+    assert [text.split()[0] for text in told] == ["Queued.", "Started", "The", "Every", "2-filling", "The", "Done."]

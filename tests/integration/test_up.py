@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import psutil
 import psycopg2
 import pytest
@@ -27,7 +28,7 @@ from backend.cli.failures import Commands
 from backend.embedded.data_folder import DataFolder
 from backend.embedded.processes import Child, Program
 from backend.errors import ConflictError, InvalidInputError, UnavailableError, UnsupportedError
-from backend.settings import REPOSITORY, Settings
+from backend.settings import REPOSITORY, Access, Settings
 from tests.unit.embedded.waiting import is_gone, until
 
 START_S = 90.0
@@ -87,13 +88,17 @@ class Site:
 
 
 @contextmanager
-def site(data: Path, port: int) -> Iterator[Site]:
+def site(data: Path, port: int, *more: str, **settings: str) -> Iterator[Site]:
     command = [sys.executable, "-m", "backend.cli.main", "up", "--no-demo", "--port", str(port), "--data", str(data)]
     output = data.with_name(f"output-{port}")
-    with output.open("wb") as file, subprocess.Popen(command, cwd=REPOSITORY, stdout=file, stderr=file) as process:
+    environment = os.environ | settings
+    with (
+        output.open("wb") as file,
+        subprocess.Popen([*command, *more], cwd=REPOSITORY, stdout=file, stderr=file, env=environment) as process,
+    ):
         found = Site(process, output, port)
         try:
-            until(lambda: found.address in found.said() or process.poll() is not None, deadline_s=START_S)
+            until(lambda: "Eyepiece is at" in found.said() or process.poll() is not None, deadline_s=START_S)
             assert process.poll() is None, found.said()
             yield found
         finally:
@@ -308,3 +313,31 @@ def test_up_can_be_stopped_before_it_is_up(data: Path, port: int, monkeypatch: p
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     up.up(port=port, data=data)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+
+
+@pytest.mark.slow
+@needs_assets
+def test_with_accounts_anybody_may_reach_it_and_the_first_link_makes_an_admin(data: Path, port: int) -> None:
+    public = f"http://127.0.0.1:{port}"
+    with site(data, port, "--host", "0.0.0.0", EYEPIECE_ACCESS="accounts", EYEPIECE_PUBLIC_URL=public) as found:
+        until(lambda: "/set-up/" in found.said(), deadline_s=START_S)
+        link = re.search(rf"{public}(/set-up/[\w-]+)", found.said())[1]
+        with httpx.Client(base_url=public, headers={"origin": public}) as browser:
+            assert browser.get("/admin").status_code == 303
+            answer = browser.post(link, data={"name": "root", "password": "correct horse battery"})
+            assert (answer.status_code, answer.headers["location"]) == (303, "/")
+            assert "Accounts" in browser.get("/admin").text
+            spoofed = {"x-forwarded-for": "192.0.2.9", "x-forwarded-proto": "https"}
+            assert "192.0.2.9" not in browser.get("/account", headers=spoofed).text
+            assert int(browser.get("/api/jobs").headers.get("x-limit-remaining", -1)) == -1, "an admin is not limited"
+        with httpx.Client(base_url=public, headers=spoofed) as stranger:
+            assert stranger.get("/admin").status_code == 303
+            left = [int(stranger.get("/api/jobs").headers["x-limit-remaining"]) for _ in range(2)]
+            assert all(0 < n < 600 for n in left)
+            stranger.headers["host"] = "evil.example"
+            assert stranger.get("/api/jobs").status_code == 400
+
+
+def test_with_accounts_it_must_know_its_address() -> None:
+    with pytest.raises(InvalidInputError, match="EYEPIECE_PUBLIC_URL"):
+        up.refuse_unknown_address(Settings(access=Access.ACCOUNTS))

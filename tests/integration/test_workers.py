@@ -2,15 +2,23 @@
 
 import random
 import signal
+import time
 
 import pytest
+from sqlalchemy import text
 
 from backend.db.session import transaction
 from backend.services import jobs
 from backend.services.progress import JobView
 from tests.integration.test_jobs import is_done, stop
+from tests.nursery import Forked
 from tests.site import Site
 from tests.site import site as site
+
+OPEN_TRANSACTIONS = (
+    "SELECT count(*) FROM pg_stat_activity "
+    "WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+)
 
 
 def n_done(view: JobView) -> int:
@@ -80,10 +88,25 @@ def test_an_idle_worker_does_what_a_stopped_one_holds(site: Site, undisturbed: l
     stuck = site.fork_worker(**settings)
     site.wake()
     site.wait(job_id, lambda v: v.stage == "encode" and n_done(v) >= 3 and v.stages[1].n_shards_running == 1)
-    stuck.process.send_signal(signal.SIGSTOP)
+    stop_between_transactions(site, stuck, job_id)
     other = site.fork_worker(**settings)
     site.wait(job_id, is_done)
     stuck.process.send_signal(signal.SIGCONT)
     for worker in (stuck, other):
         stop(worker)
     assert rows(site, "stuck") == undisturbed
+
+
+def stop_between_transactions(site: Site, worker: Forked, job_id: int) -> None:
+    """Stop the worker while it holds a shard and no lock: those of a frozen transaction are free after two minutes only."""
+    for _ in range(200):
+        worker.process.send_signal(signal.SIGSTOP)
+        time.sleep(0.05)  # what it has sent is answered
+        with transaction(site.sessions) as session:
+            n_open = session.scalar(text(OPEN_TRANSACTIONS))
+            view = jobs.get(session, job_id)
+        if n_open == 0 and view.stage == "encode" and view.stages[1].n_shards_running == 1:
+            return
+        worker.process.send_signal(signal.SIGCONT)
+        time.sleep(0.01)
+    raise AssertionError(f"never stopped with a shard and without a transaction: {view}")

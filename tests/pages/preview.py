@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from backend.services.access import NOBODY, OPERATOR
 from backend.services.activation_index import (
     ActivationPage,
     ActivationQuery,
@@ -20,12 +21,31 @@ from backend.services.features import FeatureQuery, HistogramView
 from backend.services.progress import JobSourceView
 from backend.settings import Settings
 from backend.web import definitions
-from backend.web.pages import activations, failures, features, home, jobs, models, sources
-from backend.web.rendering import Renderer
-from tests.pages import samples
+from backend.web.pages import (
+    activations,
+    adding,
+    deletion,
+    failures,
+    features,
+    home,
+    jobs,
+    look,
+    models,
+    rerun,
+    sources,
+)
+from backend.web.rendering import Renderer, Visitor
+from tests.pages import account_samples, samples
 
 RANGE = ActivationQuery(low=2.5, high=5.0, page=2)
+ANNA = Visitor("anna", is_admin=False, has_accounts=True, form_token="f" * 64)
+STRANGER = Visitor(is_admin=False, can_write=False, has_accounts=True)
+VISITORS = dict.fromkeys(("account", "new-key", "account-problem", "mine"), ANNA) | dict.fromkeys(
+    ("sign-in", "sign-in-again", "set-up", "set-up-password", "unlisted"), STRANGER
+)
+"""Who looks at a page, where it is not the operator."""
 FILTERED = FeatureQuery(sort="density", is_descending=True, min_density=0.0001, max_density=0.01, token=' "x')
+ORIGIN = "http://localhost:3000"
 
 
 def pages() -> dict[str, tuple[str, Any]]:
@@ -47,6 +67,8 @@ def pages() -> dict[str, tuple[str, Any]]:
     found = {
         "feature": ("pages/feature.html", features.context(samples.feature())),
         "dead": ("pages/feature.html", features.context(samples.dead_feature())),
+        "signed": ("pages/feature.html", features.context(samples.signed_feature())),
+        "vectors": ("pages/source.html", _source(every, n_total=120, **_VECTORS)),
         "no-lens": ("pages/feature.html", features.context(samples.feature(logit_lens=None, neighbours=()))),
         "activations": ("pages/activations.html", activations.activations_context(samples.activations())),
         "range": ("pages/activations.html", activations.activations_context(samples.activations(RANGE, n_total=320))),
@@ -67,8 +89,26 @@ def pages() -> dict[str, tuple[str, Any]]:
             "pages/source.html",
             sources.context(samples.source(n_dense=None, activation_sum=None), None, every, samples.page(), short),
         ),
+        "looked": (
+            "pages/source.html",
+            replace(sources.context(samples.source(), None, every, samples.page()), look=look.panel(samples.look())),
+        ),
+        "looked-right": (
+            "pages/source.html",
+            replace(
+                sources.context(samples.source(), None, every, samples.page(), samples.quality()),
+                look=look.panel(samples.look(is_right=True)),
+            ),
+        ),
+        "looked-uncomputed": (
+            "pages/source.html",
+            replace(sources.context(bare, failed, every, None), look=look.panel(samples.look())),
+        ),
         "nothing-found": ("pages/source.html", _source(FILTERED, n_total=0)),
         "past-the-end": ("pages/source.html", _source(FeatureQuery(page=600), n_total=120)),
+        "filling": ("pages/source.html", _filling()),
+        "delete": ("pages/delete.html", deletion.DeletionContext(samples.source(), samples.disk_use(), samples.job())),
+        "rerun": ("pages/rerun.html", rerun.RerunContext(samples.source(), samples.corpora(), may_give_path=True)),
         "running": ("pages/source.html", sources.context(bare, samples.job(), every, None)),
         "uncomputed": ("pages/source.html", sources.context(bare, None, every, None)),
         "home": ("pages/home.html", home.context((samples.model(),), work)),
@@ -76,14 +116,43 @@ def pages() -> dict[str, tuple[str, Any]]:
         "model": ("pages/model.html", models.context(samples.model(), work)),
         "jobs": ("pages/jobs.html", jobs.context((*work, done))),
         "no-jobs": ("pages/jobs.html", jobs.context(())),
-        "job": ("pages/job.html", jobs.JobContext(samples.job())),
+        "job": ("pages/job.html", jobs.JobContext(samples.job(), samples.log(), samples.so_far())),
         "failed": ("pages/job.html", jobs.JobContext(failed)),
+        "add": (
+            "pages/add.html",
+            adding.context(OPERATOR, (samples.model(),), samples.corpora(), samples.uploads(), origin=ORIGIN),
+        ),
+        "add-nothing": ("pages/add.html", adding.context(NOBODY, (), (), (), origin=ORIGIN)),
         "definitions": ("pages/definitions.html", home.DefinitionsContext(definitions.NUMBERS, definitions.THINGS)),
-        "error": ("pages/error.html", failures.ErrorContext("Not found", "No model 'x' is hosted.", "See home.", "")),
+        "mine": (
+            "pages/source.html",
+            replace(_source(every, n_total=120, visibility="unlisted"), can_change=True),
+        ),
+        "unlisted": ("pages/source.html", _source(every, n_total=120, visibility="unlisted")),
+        **account_samples.pages(),
+        "error": (
+            "pages/error.html",
+            failures.ErrorContext("Not found", "No model 'x' is hosted.", (), "See home.", ""),
+        ),
     }
     if samples.GENUINE.exists():
         found["genuine"] = ("pages/feature.html", features.context(samples.genuine()))
     return found
+
+
+def _filling() -> sources.SourceContext:
+    """The first computation is under way and some features can be read."""
+    (so_far,) = samples.so_far(ready=((0, 4_095), (8_192, 9_999)))
+    shown = sources.context(
+        samples.source(is_partial=True), samples.job(stage="finish"), FeatureQuery(), samples.page()
+    )
+    return replace(shown, log=samples.log(), so_far=so_far, can_change=True)
+
+
+_VECTORS = {
+    "name": "6-probes", "architecture": "vectors", "index_bytes": None,
+    "config": {"labels": [f"probe {i}" for i in range(24_576)]},
+}  # fmt: skip
 
 
 def _source(query: FeatureQuery, *, n_total: int, **changes: object) -> sources.SourceContext:
@@ -113,7 +182,7 @@ def main(folder: Path) -> None:
     renderer = Renderer(Settings().assets)
     folder.mkdir(parents=True, exist_ok=True)
     for name, (template, context) in pages().items():
-        (folder / f"{name}.html").write_text(renderer.html(template, context))
+        (folder / f"{name}.html").write_text(renderer.html(template, context, visitor=VISITORS.get(name, Visitor())))
 
 
 if __name__ == "__main__":

@@ -6,14 +6,17 @@ The feature's texts are sentences about brigades; `genuine` reads SAEDashboard's
 
 import json
 import math
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from backend.formats.dashboards import Moments
+from backend.formats.look import Candidate, Finding, Fit, Look
 from backend.formats.quality import Evaluation, Metric, Quality
 from backend.services.activation_index import (
     QUANTILES,
@@ -26,6 +29,9 @@ from backend.services.activation_index import (
     PairQuery,
 )
 from backend.services.catalog import ModelView, SourceView
+from backend.services.corpora import CorpusView
+from backend.services.disk import DiskUse
+from backend.services.events import EventView, Level
 from backend.services.features import (
     ExampleView,
     FeaturePage,
@@ -36,9 +42,12 @@ from backend.services.features import (
     HistogramView,
     LogitLensView,
     NeighbourView,
+    SignedView,
 )
+from backend.services.filling import SoFar
 from backend.services.kept_index import FeatureFacts, FiringView
 from backend.services.progress import JobSourceView, JobView, StageView
+from backend.services.uploads import FileView, UploadView
 
 GENUINE = Path(__file__).resolve().parents[3] / "shared/data/dashboards/saedashboard-gpt2-small-0-res-jb/batch-0.json"
 AT = datetime(2025, 11, 21, 3, 28, tzinfo=UTC)
@@ -84,6 +93,35 @@ def source(**changes: object) -> SourceView:
         "index_bytes": 159_321_500,
     }
     return SourceView(**(facts | changes))
+
+
+def look(*, is_right: bool = False) -> Look:
+    """An SAE declared one layer too early, or where it belongs."""
+    here, there = Fit(0.7241, 32.0), Fit(0.9131, 31.4)
+    tried = (
+        Candidate("place", "at blocks.7.hook_resid_pre", there, is_better=not is_right),
+        Candidate("place", "at blocks.6.hook_resid_mid", Fit(0.688, 35.0), is_better=False),
+        Candidate("bos", "on contexts without a BOS token", Fit(0.641, 36.5), is_better=False),
+        *(
+            Candidate("scale", f"with activations multiplied by {4.0**p:.4g}", Fit(-p * 1.5, 900.0), is_better=False)
+            for p in range(1, 8)
+        ),
+    )
+    warning = Finding(
+        "warning",
+        "run as declared, at blocks.6.hook_resid_pre, it explains 72.4% of the variance with L0 32.0; "
+        "at blocks.7.hook_resid_pre 91.3% of the variance with L0 31.4.",
+        "Check the hook point, and give the one it was trained on (--hook).",
+    )
+    note = Finding(
+        "note",
+        "the decoder's rows have norms from 0.376 to 1.27.",
+        "Activations are shown multiplied by them, as if the rows had norm 1.",
+    )
+    return Look(
+        "blocks.6.hook_resid_pre", 265, there if is_right else here, 24_576, 3_011, 61.2, (0.376, 1.27), tried,
+        () if is_right else (warning, note),
+    )  # fmt: skip
 
 
 def quality(*, longer: int = 512) -> Quality:
@@ -194,6 +232,42 @@ def dead_feature() -> FeatureView:
         index=77, n_firings=0, n_contexts=0, density=0.0, max_value=0.0, min_value=0.0, moments=undefined,
         fires_on=(), log_histogram=none, linear_histogram=none, groups=(),
     )  # fmt: skip
+
+
+def signed_feature(**changes: object) -> FeatureView:
+    """A labelled vector with values at every token, from -6.4 to 14.2."""
+    living, (low, high) = feature(), (-6.4120, 14.2134)
+    rng = np.random.default_rng(9)
+
+    def dense(example: ExampleView, sign: int) -> ExampleView:
+        peak = example.max_value * (0.45 if sign < 0 else 1) * sign
+        values = np.clip(rng.normal(0, 0.6, len(example.tokens)), -abs(peak) * 0.8, abs(peak) * 0.8)
+        values[example.max_position] = peak
+        at = int(values.argmax())
+        positions = tuple(range(len(values)))
+        return ExampleView(example.context, example.tokens, positions, tuple(values.tolist()), float(values[at]), at)
+
+    above = tuple(replace(g, examples=tuple(dense(e, 1) for e in g.examples)) for g in living.groups)
+    below = tuple(
+        replace(
+            g, low=low if g.is_top else g.high / high * low, high=(g.low / high) * low, is_negative=True,
+            examples=tuple(dense(e, -1) for e in g.examples),
+        )
+        for g in living.groups
+    )  # fmt: skip
+    edges = np.arange(-13, 30) / 2
+    counts = tuple(int(90_000 * math.exp(-((x + 0.25) ** 2) / 2)) + int(3 * abs(x)) for x in edges[:-1])
+    facts = {
+        "source": source(
+            name="6-probes", set_name="probes", architecture="vectors", d_sae=12_346, index_bytes=None,
+            config={"labels": [f"probe {i}" for i in range(12_345)] + ["talks about the military"]},
+        ),
+        "n_firings": 635_000, "n_contexts": 5_000, "density": 1.0, "min_value": low, "moments": Moments(0.1, 0.9, 1.2, 9.0),
+        "log_histogram": HistogramView((), ()), "linear_histogram": HistogramView(tuple(map(float, edges)), counts),
+        "groups": (*above, *below),
+        "signed": SignedView(True, 0.43, 0.57, (" cards", " asleep", " yard", " house")),
+    }  # fmt: skip
+    return feature(**(facts | changes))
 
 
 def lens() -> LogitLensView:
@@ -352,6 +426,44 @@ def job(**changes: object) -> JobView:
     return JobView(**(facts | changes))
 
 
+def so_far(**changes: Any) -> tuple[SoFar, ...]:
+    """A source half way through encoding."""
+    facts: dict[str, Any] = {
+        "name": SOURCE, "n_features": 24_576, "n_tokens": 288_000, "n_firings": 18_432_113, "n_alive": 23_871,
+        "density_low": -6.0, "density_high": 0.0,
+        "density_counts": tuple(int(900 * math.exp(-((i - 24) ** 2) / 60)) for i in range(50)), "ready": (),
+    }  # fmt: skip
+    return (SoFar(**(facts | changes)),)
+
+
+def disk_use() -> DiskUse:
+    """What a source takes."""
+    return DiskUse(MODEL, SOURCE, 52_430_112, 9_830_400, 71_303_168, 151_034_112)
+
+
+def corpora() -> tuple[CorpusView, ...]:
+    """Corpora to choose from, the newest without a name."""
+    return (
+        CorpusView(3, MODEL, "", 64, 18_750, 1_200_000, has_documents=False, used_by=(), created_at=AT),
+        CorpusView(
+            1, MODEL, "pile-uncopyrighted-sample.txt", 128, 5_000, 635_000, has_documents=True, used_by=(SOURCE,),
+            created_at=AT,
+        ),
+    )  # fmt: skip
+
+
+def log() -> tuple[EventView, ...]:
+    """What a job under way has said, with everything that is hard to show."""
+    lines: tuple[tuple[Level, str], ...] = (
+        ("info", "Queued."),
+        ("info", "Started by worker host-1.example:4711."),
+        ("info", "The corpus is ready: 635,000 tokens in 5,000 contexts of 128. 12 shards to encode."),
+        ("warning", "Worker host-2:31 went away during shard 3 of encode; worker host-1.example:4711 does it again."),
+        ("error", "Failed: a <sentence> of what is wrong."),
+    )
+    return tuple(EventView(i + 1, AT, level, text) for i, (level, text) in enumerate(lines))
+
+
 def _tokens(text: str) -> list[str]:
     """A line break is a token; a word takes the space before it along."""
     out: list[str] = []
@@ -371,3 +483,17 @@ def _log_histogram(low: float, high: float) -> HistogramView:
 def _linear_histogram(low: float, high: float) -> HistogramView:
     edges = np.linspace(low, high, 51)
     return HistogramView(tuple(map(float, edges)), tuple(int(220 * math.exp(-i / 7)) + (i > 46) for i in range(50)))
+
+
+def uploads() -> tuple[UploadView, ...]:
+    """One that a connection broke off, one that is complete."""
+    files = (
+        FileView("cfg.json", 1_422, None, 1_422),
+        FileView("sae_weights.safetensors", 151_062_272, None, 64_000_000),
+    )
+    whole = tuple(FileView(file.name, file.size, "0" * 64, file.size) for file in files)
+    n_bytes = sum(file.size for file in files)
+    return (
+        UploadView("1" * 32, "sae", "batchtopk<512>", "open", files, n_bytes, (), {}, AT),
+        UploadView("2" * 32, "sae", "6-res-jb", "complete", whole, n_bytes, (), {}, AT),
+    )

@@ -41,16 +41,16 @@ def site(session, client):
 
 
 PAGES = {
-    "/": 6,
-    f"/{hosted.MODEL}": 6,
-    SOURCE: 5,
-    f"{SOURCE}?sort=density&descending=1&token=%22": 5,
-    f"/{hosted.MODEL}/3-tiny-sae": 5,
+    "/": 7,
+    f"/{hosted.MODEL}": 7,
+    SOURCE: 6,
+    f"{SOURCE}?sort=density&descending=1&token=%22": 6,
+    f"/{hosted.MODEL}/3-tiny-sae": 10,
     FEATURE: 6,
     f"{SOURCE}/{hosted.DEAD}": 6,
     f"{SOURCE}/{hosted.SINGLE}": 6,
     f"{SOURCE}/{hosted.NO_LENS}": 6,
-    "/jobs": 4,
+    "/jobs": 5,
     "/definitions": 0,
 }
 """And the SQL statements each costs."""

@@ -71,6 +71,7 @@ def test_text_is_readable_on_every_shade(palette):
     for step in range(1, 11):
         ink = palette["on-pale" if step <= 6 else "on-deep"]
         assert contrast(ink, palette[f"a{step}"]) >= AA_TEXT, step
+        assert contrast(ink, palette[f"n{step}"]) >= AA_TEXT, step
 
 
 @BOTH
@@ -86,8 +87,9 @@ def test_what_carries_meaning_stands_out_from_paper(palette, fill):
 
 
 @BOTH
-def test_shades_step_evenly_and_can_be_told_apart(palette):
-    shades = [lab(palette[f"a{step}"]) for step in range(1, 11)]
+@pytest.mark.parametrize("name", ["a", "n"])
+def test_shades_step_evenly_and_can_be_told_apart(palette, name):
+    shades = [lab(palette[f"{name}{step}"]) for step in range(1, 11)]
     steps = [math.dist(one, other) for one, other in pairwise(shades)]
     assert min(steps) > 0.02
     assert max(steps) / min(steps) < 1.35

@@ -9,7 +9,7 @@ from backend import errors
 from backend.services.features import FeatureQuery
 from backend.services.progress import JobSourceView
 from backend.web import links
-from backend.web.pages import home, models, quality, sources
+from backend.web.pages import home, look, models, quality, sources
 from tests.pages import dom, preview, samples
 
 numbers = st.none() | st.floats(1e-7, 1e6)
@@ -143,6 +143,27 @@ def test_quality_stands_in_figures_for_both_lengths_and_in_charts(rendered):
     assert len(section.all("svg", "plot")) == 7
     assert len(section.all("line", "trained")) == 7, "the trained length lies inside the longer contexts"
     assert "128 contexts of 512 tokens within single documents" in section.text
+
+
+def test_the_quick_look_says_what_is_wrong_and_what_fits_better(rendered):
+    section = rendered("looked").one("section", "look")
+    (warning,) = section.all("p", "warning")
+    assert "at blocks.7.hook_resid_pre 91.3%" in warning.text
+    rows = {row.one("th").text: [cell.text for cell in row.all("td")] for row in section.all("tr")[1:]}
+    assert rows["as declared"] == ["0.724", "32.0"]
+    assert rows["at blocks.7.hook_resid_pre"] == ["0.913", "31.4"]
+    assert [row.one("th").text for row in section.all("tr", "better")] == ["at blocks.7.hook_resid_pre"]
+    assert len(rows) == 1 + look.N_SHOWN < len(samples.look().candidates) + 1
+    assert section.all("a")[-1]["href"] == "/api/source/gpt2-small/6-res-jb/look"
+
+
+def test_a_source_that_failed_its_look_shows_it(rendered):
+    assert rendered("looked-uncomputed").one("section", "look").all("p", "warning")
+    assert not rendered("source").all("section", "look"), "no job has looked"
+
+
+def test_a_look_that_finds_nothing_says_so(rendered):
+    assert rendered("looked-right").one("section", "look").all("p")[0].text == "Nothing looks wrong."
 
 
 def test_quality_over_one_length_says_why(rendered):

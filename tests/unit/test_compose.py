@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from backend.settings import REPOSITORY, Settings
+from backend.web import callers
 
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::(?P<kind>[-?])(?P<rest>[^}]*))?\}")
 SECRETS = {"POSTGRES_PASSWORD", "REDIS_PASSWORD", "S3_SECRET_KEY"}
@@ -98,6 +99,15 @@ def test_nothing_is_reachable_from_outside_this_machine(services):
     assert not any("network_mode" in service or service.get("privileged") for service in services.values())
 
 
+def test_people_sign_in_and_proxies_are_counted(compose, services):
+    values = environment(services["web"])
+    assert (values["EYEPIECE_ACCESS"], values["EYEPIECE_PROXIES"]) == ("accounts", 2)
+    settings = Settings(access=values["EYEPIECE_ACCESS"], public_url=values["EYEPIECE_PUBLIC_URL"])
+    assert callers.public_origins(settings) == ("http://localhost:3000",)
+    (config,) = services["proxy"]["configs"]
+    assert "trusted_proxies static private_ranges" in compose["configs"][config["source"]]["content"]
+
+
 def test_images_are_named_with_a_version(services):
     for name, service in services.items():
         if "build" not in service:
@@ -146,7 +156,9 @@ def test_volumes_are_declared_and_used(compose, services):
 
 def test_every_setting_of_a_url_names_a_service(services):
     for service in services.values():
-        for value in environment(service).values():
+        for name, value in environment(service).items():
+            if name == "EYEPIECE_PUBLIC_URL":
+                continue  # what people open
             for host in re.findall(r"^(?:http|redis|postgresql\+psycopg2)://(?:[^@/]*@)?([\w.-]+)", str(value)):
                 assert host in services
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backend import broker, errors, names, storage
+from backend import broker, errors, names, storage, weights
 from backend.cli import follow
 from backend.services.progress import JobSourceView, JobView, StageView
 from backend.settings import Settings
@@ -65,13 +65,36 @@ def test_a_mirror_of_a_remote_store_keeps_what_was_used_last(tmp_path: Path) -> 
     assert mirror.path("x/a").read_bytes() == b"a" * 10
     os.utime(mirror.path("x/b"), (1, 1))
     os.utime(mirror.folder / "x" / "a", (2, 2))
-    assert mirror.path("x/b").stat().st_mtime > 2, "asked for again: used last"
+    used = mirror.path("x/b").stat()
+    assert (used.st_atime > 2, used.st_mtime) == (True, 1), "asked for again: used last, and the same as before"
     assert mirror.path("x/c").read_bytes() == b"c" * 10
     assert sorted(file.name for file in (mirror.folder / "x").iterdir()) == ["b", "c"]
     assert mirror.path("x/a").read_bytes() == b"a" * 10, "fetched anew"
     with pytest.raises(FileNotFoundError):
         mirror.path("x/none")
     assert not list(mirror.folder.rglob("*.partial"))
+
+
+def test_weights_of_the_store_are_a_folder_of_this_machine(tmp_path: Path) -> None:
+    """One file more than fits: what is asked for together stays together."""
+    for url in ("", "memory://test-weights"):
+        mirror = storage.mirror(Settings(data=tmp_path / "data", blob_url=url, cache_gb=5e-9))
+        for name in ("other/z", "saes/1/x/cfg.json", "saes/1/x/w", "saes/10/x/w"):
+            (tmp_path / "file").write_bytes(name.encode())
+            mirror.store.put(name, tmp_path / "file")
+        assert mirror.path("other/z").is_file()
+        folder = weights.folder_of(weights.of_key("saes/1/x"), mirror)
+        assert {file.name: file.read_text() for file in folder.iterdir()} == {
+            "cfg.json": "saes/1/x/cfg.json", "w": "saes/1/x/w",
+        }  # fmt: skip
+        assert (mirror.folder / "other" / "z").exists() is False
+        written = (folder / "w").stat().st_mtime_ns
+        assert weights.folder_of("blob:saes/1/x", mirror) == folder
+        assert (folder / "w").stat().st_mtime_ns == written
+        with pytest.raises(errors.InvalidInputError, match="Upload them again"):
+            weights.folder_of("blob:saes/2", mirror)
+    assert weights.folder_of("/a/folder", mirror) == Path("/a/folder")
+    assert weights.key_of("/a/folder") is None
 
 
 def job(state: str = "running", *stages: StageView, **rest: object) -> JobView:

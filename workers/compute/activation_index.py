@@ -4,11 +4,13 @@
    place in the corpus, the last padded, so a context meets the same arithmetic however the corpus is cut.
 2. Encode; firings at masked positions are dropped. Batches run side by side in threads and are taken in order.
 3. Transpose: a stable counting sort by feature, which leaves each feature's firings in order of context, then position.
-The result is postings. Where a shard's firings would outgrow memory it gives several parts, one after the other. Parts
-in order of context, joined feature by feature (`merge`), are the activation index.
+The result is postings; of a dense source (neurons, vectors) it is the extremes of each context (`extremes`). Where a
+shard's firings would outgrow memory it gives several parts, one after the other. Parts in order of context, joined feature
+by feature (`merge`), are the activation index.
 """
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,7 +25,8 @@ from numpy.typing import NDArray
 from backend import errors
 from backend.formats import array_file
 from workers.compute import corpus as corpora
-from workers.compute import language_model
+from workers.compute import extremes, language_model
+from workers.compute.dense import DenseEncoder
 from workers.compute.encoder import Encoder, Firings
 from workers.compute.jit import compiled
 
@@ -93,7 +96,7 @@ def shards(n_contexts: int, *, n_shards: int, size: int = BATCH_CONTEXTS) -> lis
 
 def index_shard(
     model: language_model.LanguageModel,
-    places: Sequence[tuple[language_model.Capture, Encoder]],
+    places: Sequence[tuple[language_model.Capture, Encoder | DenseEncoder]],
     corpus: corpora.Corpus,
     *,
     first_context: int,
@@ -102,8 +105,8 @@ def index_shard(
     n_threads: int = 1,
     max_firings: Callable[[], int] = lambda: MAX_FIRINGS,
     on_batch: Callable[[int], None] = lambda n_tokens: None,
-) -> Iterator[tuple[int, Postings]]:
-    """(number of the place, postings) of contexts first_context:first_context + n_contexts, in parts.
+) -> Iterator[tuple[int, Postings | extremes.Extremes]]:
+    """(number of the place, part) of contexts first_context:first_context + n_contexts: postings, or extremes.
 
     `max_firings` is asked after the first batch, when what a batch takes is taken: so many firings, all places together,
     wait in memory before parts are given out. `on_batch` hears tokens read; it may raise to stop. Each place gives at
@@ -112,9 +115,7 @@ def index_shard(
     captures = [capture for capture, _ in places]
 
     def residuals_of(start: int, stop: int) -> list[torch.Tensor]:
-        rows = np.zeros((batch_contexts, corpus.rows.shape[1]), np.int64)
-        rows[: stop - start] = corpus.rows[start:stop]
-        return language_model.residuals_at(model, captures, torch.from_numpy(rows))
+        return batch_residuals(model, captures, corpus, start, stop, batch_contexts)
 
     return index_residuals(
         residuals_of, [encoder for _, encoder in places], corpus, first_context=first_context, n_contexts=n_contexts,
@@ -122,9 +123,23 @@ def index_shard(
     )  # fmt: skip
 
 
+def batch_residuals(
+    model: language_model.LanguageModel,
+    captures: Sequence[language_model.Capture],
+    corpus: corpora.Corpus,
+    start: int,
+    stop: int,
+    batch_contexts: int,
+) -> list[torch.Tensor]:
+    """(batch_contexts, context_size, d_in) at each hook point, of the batch of contexts start:stop, padded."""
+    rows = np.zeros((batch_contexts, corpus.rows.shape[1]), np.int64)
+    rows[: stop - start] = corpus.rows[start:stop]
+    return language_model.residuals_at(model, captures, torch.from_numpy(rows))
+
+
 def index_residuals(
     residuals_of: Callable[[int, int], Sequence[torch.Tensor]],
-    encoders: Sequence[Encoder],
+    encoders: Sequence[Encoder | DenseEncoder],
     corpus: corpora.Corpus,
     *,
     first_context: int,
@@ -133,11 +148,11 @@ def index_residuals(
     n_threads: int = 1,
     max_firings: Callable[[], int] = lambda: MAX_FIRINGS,
     on_batch: Callable[[int], None] = lambda n_tokens: None,
-) -> Iterator[tuple[int, Postings]]:
+) -> Iterator[tuple[int, Postings | extremes.Extremes]]:
     """As `index_shard`, from residuals (batch_contexts, context_size, d_in) of contexts start:stop, one per encoder."""
-    gathered = [_Gathered(encoder.sae.d_sae) for encoder in encoders]
+    gathered = [_Summaries() if isinstance(e, DenseEncoder) else _Gathered(e.sae.d_sae) for e in encoders]
 
-    def firings_of(batch: tuple[int, int]) -> list[_Column]:
+    def found_in(batch: tuple[int, int]) -> list[Any]:
         start, stop = batch
         with torch.inference_mode():
             residuals = residuals_of(start, stop)
@@ -145,14 +160,11 @@ def index_residuals(
             counts[: stop - start] = corpus.mask(start, stop)
             for x in residuals:
                 check_finite(x[: stop - start], start, stop)
-            return [
-                _column(encoder.encode(x.flatten(0, 1), counts.reshape(-1)), start, counts.shape[1])
-                for encoder, x in zip(encoders, residuals, strict=True)
-            ]
+            return [_found(encoder, x, counts, batch) for encoder, x in zip(encoders, residuals, strict=True)]
 
     most = 0
     planned = batches(first_context, n_contexts, batch_contexts)
-    for (start, stop), columns in zip(planned, _in_order(firings_of, planned, n_threads), strict=True):
+    for (start, stop), columns in zip(planned, _in_order(found_in, planned, n_threads), strict=True):
         for gather, column in zip(gathered, columns, strict=True):
             gather.add(column)
         on_batch((stop - start) * corpus.rows.shape[1])
@@ -166,6 +178,31 @@ def index_residuals(
 
 _Column = tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint16], NDArray[np.float32]]
 """Feature, context, position and value of some firings."""
+
+
+def _found(
+    encoder: Encoder | DenseEncoder, x: torch.Tensor, counts: NDArray[np.bool_], batch: tuple[int, int]
+) -> _Column | extremes.Extremes:
+    start, stop = batch
+    if isinstance(encoder, DenseEncoder):
+        return extremes.summarise(encoder, x, counts, start, stop - start)
+    return _column(encoder.encode(x.flatten(0, 1), counts.reshape(-1)), start, counts.shape[1])
+
+
+class _Summaries:
+    """Extremes of one dense source that wait to be put together; a context's of a feature weigh as much as a firing."""
+
+    def __init__(self) -> None:
+        self._parts: list[extremes.Extremes] = []
+        self.n = 0
+
+    def add(self, part: extremes.Extremes) -> None:
+        self._parts.append(part)
+        self.n += part.high.size
+
+    def transposed(self) -> extremes.Extremes:
+        parts, self._parts, self.n = self._parts, [], 0
+        return extremes.join(parts)
 
 
 class _Gathered:
@@ -199,7 +236,8 @@ def _column(firings: Firings, first_context: int, context_size: int) -> _Column:
 
 def check_finite(x: torch.Tensor, start: int, stop: int) -> None:
     """Raise `InvalidInputError` where residuals of contexts start:stop hold NaN or infinity."""
-    if not bool(torch.isfinite(x).all()):
+    # a finite sum says that all are, in one pass; one that is not may have overflowed
+    if not math.isfinite(float(x.sum())) and not bool(torch.isfinite(x).all()):
         raise errors.InvalidInputError(
             f"the model's activations are not finite in contexts {start} to {stop - 1}.",
             hint="float16 overflows in many models: use --dtype bfloat16 or float32.",

@@ -1,27 +1,66 @@
 """Text to token rows: documents, tokens, contexts of fixed length, and which positions count.
 
-1. A text file's literal `<|endoftext|>` separates documents.
-2. Documents are tokenised without special tokens and packed as SAELens packs (sae_lens/tokenization_and_batching.py):
-   every context opens with BOS where the SAE was trained so, documents inside one are joined by BOS, and a document
-   runs on into the next context.
-3. Exact duplicate contexts are dropped, the first kept.
-Rows given as an array are used as they are.
+1. Documents (`documents`) are tokenised without special tokens and packed as SAELens packs
+   (sae_lens/tokenization_and_batching.py): every context opens with BOS where the SAE was trained so, documents inside
+   one are joined by BOS, and a document runs on into the next context. Kept apart instead, each document is cut by
+   itself and what fills no context at its end is left out: no context has two, and none is padded.
+2. Exact duplicate contexts are dropped, the first kept, with its documents.
+Rows given as an array are used as they are; where they are from is not known.
 """
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backend import errors
+from backend.formats import array_file
+from workers.compute.documents import Document
 
-SEPARATOR = "<|endoftext|>"
 _BATCH_DOCUMENTS = 64
-_PIECE_CHARACTERS = 1 << 20
+_Tokens = NDArray[np.integer]
+_Key = TypeVar("_Key")
+_Cut = tuple[_Tokens, list[tuple[int, _Key]]]
+"""A context, and (position, document) wherever one begins or goes on in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentStarts:
+    """Which documents the tokens of each context are from, as arrays: an array file beside the rows."""
+
+    offset: NDArray[np.int64]
+    """(n_contexts + 1,): context i's starts are offset[i]:offset[i + 1]."""
+    position: NDArray[np.int32]
+    """Where in its context a document begins or goes on; ascending in each."""
+    document: NDArray[np.int32]
+    """Which: index into the names."""
+    name_offset: NDArray[np.int64]
+    """(n_documents + 1,) into `names`."""
+    names: NDArray[np.uint8]
+    """UTF-8."""
+
+    def of(self, context: int) -> list[tuple[int, str]]:
+        """(position, name) of each document of a context."""
+        starts = slice(int(self.offset[context]), int(self.offset[context + 1]))
+        pairs = zip(self.position[starts].tolist(), self.document[starts].tolist(), strict=True)
+        return [(position, self.name(document)) for position, document in pairs]
+
+    def name(self, document: int) -> str:
+        """A document's name."""
+        return self.names[self.name_offset[document] : self.name_offset[document + 1]].tobytes().decode()
+
+    def write(self, path: Path) -> None:
+        """As an array file."""
+        array_file.write(path, {name: getattr(self, name) for name in self.__slots__}, {})
+
+
+def read_starts(path: Path) -> DocumentStarts:
+    """Map what `DocumentStarts.write` wrote; raises `ValueError` if it is damaged."""
+    return DocumentStarts(**array_file.read(path).arrays)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +73,8 @@ class Corpus:
     """Masked wherever they stand."""
     is_first_masked: bool
     """Position 0 is masked too: an attention sink of huge norm."""
+    starts: DocumentStarts | None = None
+    """None where it is not known which documents the rows are from."""
 
     @property
     def n_contexts(self) -> int:
@@ -62,46 +103,23 @@ class Corpus:
         return digest.hexdigest()
 
 
-def read_documents(path: Path) -> Iterator[str]:
-    """Non-empty documents of a text file, or of the .txt files of a folder in order of name."""
-    files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
-    if not files or not all(file.is_file() for file in files):
-        raise errors.InvalidInputError(
-            f"'{path}' is not a corpus.", hint="Give a text file, or a folder with .txt files."
-        )
-    for file in files:
-        yield from _split(file)
-
-
-def _split(file: Path) -> Iterator[str]:
-    """Documents of one file, read piece by piece: a limit on tokens is also one on what is read."""
-    rest = ""
-    try:
-        with file.open(encoding="utf-8", newline="") as text:
-            while piece := text.read(_PIECE_CHARACTERS):
-                *whole, rest = (rest + piece).split(SEPARATOR)
-                yield from (document for document in whole if document.strip())
-    except UnicodeDecodeError as error:
-        raise errors.InvalidInputError(f"{file.name} is not UTF-8 text: {error.reason}.") from error
-    if rest.strip():
-        yield rest
-
-
 def from_documents(
-    documents: Iterable[str],
+    documents: Iterable[Document | str],
     tokenizer: Any,
     *,
     special_tokens: tuple[int, ...],
     n_vocabulary: int,
     context_size: int,
     prepend_bos: bool,
+    is_apart: bool = False,
     max_tokens: int | None = None,
     on_progress: Callable[[int], None] = lambda n_tokens: None,
     on_document: Callable[[NDArray[np.integer]], None] = lambda tokens: None,
 ) -> Corpus:
     """Tokenise, pack and drop duplicates; at most `max_tokens` tokens (whole contexts) are kept.
 
-    `on_document` hears the tokens of each document used.
+    A plain text is a document without a name. `is_apart` keeps documents apart; `on_document` hears the tokens of each
+    document used.
 
     Raises:
         InvalidInputError: The text fills no context, or `max_tokens` is less than one context.
@@ -111,24 +129,27 @@ def from_documents(
         raise errors.InvalidInputError(f"a limit of {max_tokens} tokens is less than one context of {context_size}.")
     seen: set[bytes] = set()
     rows: list[NDArray[np.integer]] = []
+    named = _Named()
     tokens = _heard(_tokenise(documents, tokenizer), on_document)
     bos = tokenizer.bos_token_id
-    for row in pack(tokens, context_size, begin=bos if prepend_bos else None, separator=bos):
+    for row, starts in _cut(tokens, context_size, begin=bos if prepend_bos else None, separator=bos, is_apart=is_apart):
         row = row.astype(dtype_for(n_vocabulary))
         key = hashlib.blake2b(row.tobytes(), digest_size=16).digest()
         if key not in seen:
             seen.add(key)
             rows.append(row)
+            named.keep(starts)
             if len(rows) % 256 == 0:
                 on_progress(len(rows) * context_size)
         if len(rows) == n_rows:
             break
     if not rows:
         raise errors.InvalidInputError(
-            f"the text is shorter than one context of {context_size} tokens.", hint="Give more text, or --context-size."
+            f"{'no document fills' if is_apart else 'the text is shorter than'} one context of {context_size} tokens.",
+            hint="Give more text, or --context-size.",
         )
     on_progress(len(rows) * context_size)
-    return Corpus(np.stack(rows), special_tokens, is_first_masked=True)
+    return Corpus(np.stack(rows), special_tokens, is_first_masked=True, starts=named.starts())
 
 
 def from_rows(
@@ -145,7 +166,7 @@ def from_rows(
     """
     n_ids = n_ids or n_vocabulary
     try:
-        rows = np.load(path, allow_pickle=False)
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise errors.InvalidInputError(f"'{path}' is not a .npy array: {error}.") from error
     if not isinstance(rows, np.ndarray):
@@ -178,11 +199,28 @@ def pack(
     A context opens with `begin`; a document that starts inside one is preceded by `separator`. Neither is doubled
     where the document brings it along.
     """
-    parts: list[NDArray[np.integer]] = []
+    numbered = enumerate(documents)
+    return (row for row, _ in _cut(numbered, context_size, begin=begin, separator=separator, is_apart=False))
+
+
+def _cut(
+    documents: Iterable[tuple[_Key, _Tokens]],
+    context_size: int,
+    *,
+    begin: int | None,
+    separator: int | None,
+    is_apart: bool,
+) -> Iterator[_Cut[_Key]]:
+    """`pack` over documents with keys. A token put before a piece of a document counts as the document's."""
+    parts: list[_Tokens] = []
+    starts: list[tuple[int, _Key]] = []
     n = 0
-    for document in documents:
+    for key, document in documents:
+        if is_apart:
+            parts, starts, n = [], [], 0
         offset = 0
         while offset < len(document):
+            starts.append((n, key))
             lead = begin if n == 0 else separator if offset == 0 else None
             if lead is not None and document[offset] != lead:
                 parts.append(np.array([lead], document.dtype))
@@ -192,30 +230,61 @@ def pack(
             offset += len(piece)
             n += len(piece)
             if n == context_size:
-                yield np.concatenate(parts)
-                parts, n = [], 0
+                yield np.concatenate(parts), starts
+                parts, starts, n = [], [], 0
+
+
+class _Named:
+    """The documents that kept contexts are from, in order."""
+
+    def __init__(self) -> None:
+        self._index: dict[int, int] = {}
+        self._names: list[bytes] = []
+        self._offset: list[int] = [0]
+        self._position: list[int] = []
+        self._document: list[int] = []
+
+    def keep(self, starts: list[tuple[int, tuple[int, str]]]) -> None:
+        for position, (number, name) in starts:
+            if number not in self._index:
+                self._index[number] = len(self._names)
+                self._names.append(name.encode())
+            self._position.append(position)
+            self._document.append(self._index[number])
+        self._offset.append(len(self._position))
+
+    def starts(self) -> DocumentStarts:
+        lengths = [0, *map(len, self._names)]
+        return DocumentStarts(
+            np.array(self._offset, np.int64), np.array(self._position, np.int32), np.array(self._document, np.int32),
+            np.cumsum(lengths, dtype=np.int64), np.frombuffer(b"".join(self._names), np.uint8),
+        )  # fmt: skip
 
 
 def _heard(
-    documents: Iterator[NDArray[np.integer]], on_document: Callable[[NDArray[np.integer]], None]
-) -> Iterator[NDArray[np.integer]]:
-    for document in documents:
-        on_document(document)
-        yield document
+    documents: Iterator[tuple[str, _Tokens]], on_document: Callable[[_Tokens], None]
+) -> Iterator[tuple[tuple[int, str], _Tokens]]:
+    """Each document's number, name and tokens."""
+    for number, (name, tokens) in enumerate(documents):
+        on_document(tokens)
+        yield (number, name), tokens
 
 
-def _tokenise(documents: Iterable[str], tokenizer: Any) -> Iterator[NDArray[np.integer]]:
-    batch: list[str] = []
+def _tokenise(documents: Iterable[Document | str], tokenizer: Any) -> Iterator[tuple[str, _Tokens]]:
+    """(name, tokens) of each document that has any."""
+    batch: list[Document] = []
     for document in documents:
-        batch.append(document)
+        batch.append(Document(document, "") if isinstance(document, str) else document)
         if len(batch) == _BATCH_DOCUMENTS:
             yield from _token_ids(batch, tokenizer)
             batch = []
     yield from _token_ids(batch, tokenizer)
 
 
-def _token_ids(batch: list[str], tokenizer: Any) -> Iterator[NDArray[np.integer]]:
+def _token_ids(batch: list[Document], tokenizer: Any) -> Iterator[tuple[str, _Tokens]]:
     if batch:
-        for ids in tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]:
+        texts = [document.text for document in batch]
+        found = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        for document, ids in zip(batch, found, strict=True):
             if ids:
-                yield np.asarray(ids, dtype=np.int64)
+                yield document.name, np.asarray(ids, dtype=np.int64)

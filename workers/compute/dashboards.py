@@ -22,7 +22,7 @@ from torch import Tensor
 from backend.formats import dashboards as packed
 from backend.formats.dashboards import Dashboard, Examples, LogitLens, Moments
 from workers.compute import corpus as corpora
-from workers.compute import examples, logit_lens, merge, statistics
+from workers.compute import examples, logit_lens, merge, power_grid, signed, statistics
 from workers.compute.activation_index import Postings
 from workers.compute.neighbours import Neighbours
 
@@ -45,6 +45,8 @@ class FinishInputs:
     W_U: Float[Tensor, "d_in d_vocab"] | None
     """The unembedding as seen from the hook point; None where there is no path."""
     seed: int
+    is_signed: bool = False
+    """Activations may be negative: each sign has examples of its own (`signed`)."""
 
 
 def finish(
@@ -66,11 +68,12 @@ def finish(
     directions = Neighbours(inputs.directions)
     for tile in range(first // TILE * TILE, stop, TILE):
         start, end = max(first, tile), min(stop, tile + TILE)
-        weights = _from_weights(inputs, directions, tile)
+        weights = from_weights(inputs, directions, tile)
         for low, high in _blocks(merge.counts(parts, start, end), max_firings):
             block = merge.join(parts, start + low, start + high)
             on_postings(block)
-            yield _summarise(block, corpus, weights[start + low - tile : start + high - tile], inputs.seed)
+            summarise = _summarise_signed if inputs.is_signed else _summarise
+            yield summarise(block, corpus, weights[start + low - tile : start + high - tile], inputs.seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,8 @@ class FromWeights:
     cosines: NDArray[np.float32]
 
 
-def _from_weights(inputs: FinishInputs, directions: Neighbours, tile: int) -> list[FromWeights]:
+def from_weights(inputs: FinishInputs, directions: Neighbours, tile: int) -> list[FromWeights]:
+    """Of the features of the tile that begins at `tile`."""
     stop = min(tile + TILE, len(inputs.directions))
     with torch.inference_mode():
         lenses = logit_lens.of_directions(inputs.directions[tile:stop], inputs.W_U)
@@ -132,6 +136,52 @@ def _summarise(block: Postings, corpus: corpora.Corpus, weights: list[FromWeight
         )
         for of_weights, n_firings, n_contexts, (low, high), moments, linear, log, intervals, tokens, shown in columns
     ]  # fmt: skip
+
+
+def _summarise_signed(
+    block: Postings, corpus: corpora.Corpus, weights: list[FromWeights], seed: int
+) -> list[Dashboard]:
+    """As `_summarise`, of features that fire with either sign."""
+    column = block.offset, block.value
+    ends = statistics.extremes(*column)
+    grid = power_grid.of_ends(ends)
+    positive, negative = (
+        signed.look(signed.side(block, is_negative=sign), corpus.rows, first_feature=weights[0].index, seed=seed)
+        for sign in (False, True)
+    )
+    n_contexts = _runs(block)
+    moments, signs = statistics.moments(*column, ends), signed.count_signs(block)
+    counts = power_grid.count(*column, grid)
+    found = []
+    for i, of_weights in enumerate(weights):
+        (low, high), (n_positive, n_negative) = ends[i].tolist(), signs[i].tolist()
+        found.append(
+            Dashboard(
+                index=of_weights.index, n_firings=int(block.offset[i + 1] - block.offset[i]), n_contexts=n_contexts[i],
+                max=high, min=low, moments=Moments(*moments[i].tolist()), decoder_norm=of_weights.decoder_norm,
+                linear_histogram=power_grid.trimmed(counts[i]), log_histogram=np.zeros(0, np.int64),
+                interval_firings=positive.intervals[i], top_tokens=positive.tokens[i],
+                examples=signed.examples_of(block, i, signed.shown(positive, negative, i)),
+                logit_lens=of_weights.lens, neighbours=of_weights.neighbours, cosines=of_weights.cosines,
+                signed=packed.Signed(
+                    is_dense=False, n_positive=n_positive, n_negative=n_negative, bin_exponent=int(grid.exponent[i]),
+                    first_bin=int(grid.first[i]), negative_intervals=negative.intervals[i],
+                    bottom_tokens=negative.tokens[i],
+                ),
+            )
+        )  # fmt: skip
+    return found
+
+
+def _runs(block: Postings) -> list[int]:
+    """Contexts in which each feature fires."""
+    begins = np.ones(len(block.context), np.bool_)
+    begins[1:] = block.context[1:] != block.context[:-1]
+    at = block.offset[:-1][np.diff(block.offset) > 0]
+    begins[at] = True
+    before = np.concatenate([[0], np.cumsum(begins)])
+    counts: list[int] = np.diff(before[block.offset]).tolist()
+    return counts
 
 
 def _examples(block: Postings, chosen: examples.Chosen) -> Iterator[Examples]:

@@ -6,7 +6,7 @@ same to the bit whatever the screen, the tile, the number of threads or the libr
 weights; only then is the value scaled by ‖W_dec‖, as if decoder rows had unit norm (what SAEDashboard and Neuronpedia
 show). The GPU's twin of this file is `encoder_cuda`.
 
-Source of the semantics: sae_lens/saes/{sae,standard_sae,topk_sae,jumprelu_sae,gated_sae}.py, SAELens 6.54.
+Source of the semantics: sae_lens/saes/{sae,standard_sae,topk_sae,abstopk_sae,jumprelu_sae,gated_sae}.py, SAELens 6.54.
 """
 
 import threading
@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Float32, UInt32
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.compute import exact, firing_kernels, screens
+from workers.compute import abs_top_k, exact, firing_kernels, screens
 from workers.compute.sae import Sae
 
 ScreenName = Literal["auto", "fp32", "int8"]
@@ -28,7 +28,6 @@ SCREENS: tuple[ScreenName, ...] = ("auto", "fp32", "int8")
 ROW_TILE = 512
 FEATURE_TILE = 512
 """A tile's product is 1 MB and its encoder weights as much: the second-level cache of today's cores."""
-TOP_K_ROW_TILE = 128
 _SAMPLE_ROWS = 512
 _LEAST = float(np.finfo(np.float32).smallest_subnormal)
 """Floor of a token nothing is known of: zero does not fire."""
@@ -63,6 +62,7 @@ class Encoder:
     def __init__(self, sae: Sae, *, screen: ScreenName = "auto") -> None:
         """`auto` times both screens on the first rows it is given and keeps the faster."""
         self.sae = sae
+        sae = self._dictionary = abs_top_k.as_top_k(sae)
         self._weights = sae.W_enc.T.contiguous()
         description = sae.description
         self._is_top_k = description.architecture == "topk"
@@ -87,12 +87,14 @@ class Encoder:
     def encode(self, residuals: Float[Tensor, "n d_in"], counts: Bool[np.ndarray, " n"] | None = None) -> Firings:
         """Firings of every feature on `n` tokens, those where `counts` is False left out.
 
-        Top-k: the k largest pre-activations of each token, those above zero; ties go to the lower index.
+        Top-k: the k largest pre-activations of each token, those above zero; ties go to the lower index. Abs-top-k: the
+        k largest by magnitude, those that are not zero.
         """
-        x = normalise(self.sae, residuals).contiguous().numpy()
+        x = normalise(self._dictionary, residuals).contiguous().numpy()
         counts = np.ones(len(x), np.bool_) if counts is None else counts
         plan = self._prepared(x[counts])
-        return self._top_k(plan, x, counts) if self._is_top_k else self._fire(plan, x, counts)
+        firings = self._top_k(plan, x, counts) if self._is_top_k else self._fire(plan, x, counts)
+        return _signed(firings) if abs_top_k.is_needed(self.sae) else firings
 
     def _prepared(self, x: NDArray[np.float32]) -> _Plan:
         if self._plan is None:
@@ -103,8 +105,8 @@ class Encoder:
 
     def _choose(self, sample: NDArray[np.float32]) -> _Plan:
         plans: list[_Plan] = []
-        mean = sample.mean(axis=0, dtype=np.float64) if len(sample) else np.zeros(self.sae.description.d_in)
-        if self._choice in ("auto", "int8") and screens.is_int8_exact(self.sae.description.d_in):
+        mean = sample.mean(axis=0, dtype=np.float64) if len(sample) else np.zeros(self._dictionary.description.d_in)
+        if self._choice in ("auto", "int8") and screens.is_int8_exact(self._dictionary.description.d_in):
             plans.append(self._planned(screens.Int8Screen(self._weights, mean), sample - mean))
         if self._choice in ("auto", "fp32") or not plans:
             plans.append(self._planned(screens.Float32Screen(self._weights), sample))
@@ -126,19 +128,19 @@ class Encoder:
         limit = self._limit - screen.offset
         reachable = limit <= longest * self._weight_norm * (1 + screens.SLACK)
         if self._is_top_k or bool(reachable.all()):
-            return _Plan(screen, screen.cuts(self._limit), self.sae.d_sae, np.inf)
+            return _Plan(screen, screen.cuts(self._limit), self._dictionary.d_sae, np.inf)
         screen.reorder(np.argsort(~reachable, kind="stable"))
         return _Plan(screen, screen.cuts(self._limit), int(reachable.sum()), longest)
 
     def _magnitude_weights(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Weights and bias of the number a gated feature fires with; for others those that decide firing."""
-        if self.sae.magnitude_gain is None:
+        if self._dictionary.magnitude_gain is None:
             return self._weights.numpy(), self._bias
-        scaled = (self.sae.W_enc * self.sae.magnitude_gain).T.contiguous()
-        return scaled.numpy(), self.sae.b_enc.numpy()
+        scaled = (self._dictionary.W_enc * self._dictionary.magnitude_gain).T.contiguous()
+        return scaled.numpy(), self._dictionary.b_enc.numpy()
 
     def _scale(self) -> NDArray[np.float32]:
-        return self._ones if self.sae.description.is_scaled_by_decoder_norm else self._norm
+        return self._ones if self._dictionary.description.is_scaled_by_decoder_norm else self._norm
 
     def _fire(self, plan: _Plan, x: NDArray[np.float32], counts: NDArray[np.bool_]) -> Firings:
         screen, weights = plan.screen, self._weights.numpy()
@@ -149,7 +151,7 @@ class Encoder:
         product = torch.empty((min(ROW_TILE, len(x)), FEATURE_TILE), dtype=screen.dtype)
         for low in range(0, len(x), ROW_TILE):
             high = min(low + ROW_TILE, len(x))
-            n_columns = plan.n_reachable if rows.norm[low:high].max() <= plan.longest else self.sae.d_sae
+            n_columns = plan.n_reachable if rows.norm[low:high].max() <= plan.longest else self._dictionary.d_sae
             for first in range(0, n_columns, FEATURE_TILE):
                 stop = min(first + FEATURE_TILE, n_columns)
                 tile = product.flatten()[: (high - low) * (stop - first)].view(high - low, stop - first)
@@ -159,8 +161,8 @@ class Encoder:
                     tile.numpy(), counts[low:high], rows.gain[low:high], rows.a[low:high], rows.b[low:high],
                     screen.spread[first:stop], plan.cut[first:stop], screen.order[first:stop],
                     x[low:high], error[low:high], weights, self._bias, self._weight_norm,
-                    *self._magnitude, self._magnitude_norm, self.sae.threshold.numpy(), self._scale(),
-                    self.sae.magnitude_gain is not None, low, out.row, out.feature, out.value, out.n,
+                    *self._magnitude, self._magnitude_norm, self._dictionary.threshold.numpy(), self._scale(),
+                    self._dictionary.magnitude_gain is not None, low, out.row, out.feature, out.value, out.n,
                 )  # fmt: skip
                 out.n_undecided += n_undecided
         firings = Firings(*out.columns())
@@ -172,12 +174,12 @@ class Encoder:
         row, feature, value = firings.row, firings.feature, firings.value.copy()
         is_kept = np.ones(len(row), np.bool_)
         weights, (magnitude, magnitude_bias) = self._weights.numpy(), self._magnitude
-        threshold, scale = self.sae.threshold.numpy(), self._scale()
+        threshold, scale = self._dictionary.threshold.numpy(), self._scale()
         for i in np.flatnonzero(np.isnan(value)):
             r, f = row[i], feature[i]
             pre = exact.inner_product(x[r], weights[f], float(self._bias[f]))
             is_kept[i] = pre > threshold[f]
-            if self.sae.magnitude_gain is not None:
+            if self._dictionary.magnitude_gain is not None:
                 pre = exact.inner_product(x[r], magnitude[f], float(magnitude_bias[f]))
                 is_kept[i] &= pre > 0
             value[i] = pre * scale[f]
@@ -186,7 +188,7 @@ class Encoder:
     @np.errstate(over="ignore")  # beyond fp32's range a value is infinite, here as in a matrix product
     def _top_k(self, plan: _Plan, x: NDArray[np.float32], counts: NDArray[np.bool_]) -> Firings:
         """The first floor under a token's k-th largest value is a guess from other tokens; where it was too high, again."""
-        k = self.sae.description.k or 0
+        k = self._dictionary.description.k or 0
         rows = plan.screen.rows(x)
         floor = np.maximum(self._guess * rows.norm, _LEAST).astype(np.float32)
         row, feature, value = self._best(plan, x, rows, counts, floor)
@@ -202,7 +204,7 @@ class Encoder:
             feature = np.concatenate([feature[is_kept], more[1]])[order]
             value = np.concatenate([value[is_kept], more[2]])[order]
         self._guess = self._next_guess(row, value, rows.norm, k)
-        if not self.sae.description.is_scaled_by_decoder_norm:
+        if not self._dictionary.description.is_scaled_by_decoder_norm:
             value = value * self._norm[feature]
         return Firings(row, feature, value)
 
@@ -227,25 +229,24 @@ class Encoder:
         floor: NDArray[np.float32],
     ) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.float32]]:
         """Row, feature and ranked value of each token's k largest among those that reach its floor."""
-        screen, k = plan.screen, self.sae.description.k or 0
-        ranked_by = self._norm if self.sae.description.is_scaled_by_decoder_norm else self._ones
-        unit = (ranked_by * screen.scale).astype(np.float32)
-        shift = (ranked_by * (self._bias + screen.offset)).astype(np.float32)
+        screen, k = plan.screen, self._dictionary.description.k or 0
+        ranked_by = self._norm if self._dictionary.description.is_scaled_by_decoder_norm else self._ones
+        base = ((self._bias + screen.offset) / screen.scale).astype(np.float32)
+        unit, inverse = screens.units(ranked_by * screen.scale)
         error = screens.row_norms(x) * (x.shape[1] + 2) * exact.FLOAT64_STEP
-        product = torch.empty((min(TOP_K_ROW_TILE, len(x)), FEATURE_TILE), dtype=screen.dtype)
-        found = firing_kernels.Candidates(min(TOP_K_ROW_TILE, len(x)), self.sae.d_sae)
+        product = torch.empty((min(ROW_TILE, len(x)), FEATURE_TILE), dtype=screen.dtype)
+        found = firing_kernels.Candidates(min(ROW_TILE, len(x)), self._dictionary.d_sae)
         parts = [(np.zeros(0, np.uint32), np.zeros(0, np.uint32), np.zeros(0, np.float32))]
-        for low in range(0, len(x), TOP_K_ROW_TILE):
-            high = min(low + TOP_K_ROW_TILE, len(x))
+        for low in range(0, len(x), ROW_TILE):
+            high = min(low + ROW_TILE, len(x))
             found.clear(k, floor[low:high])
-            for first in range(0, self.sae.d_sae, FEATURE_TILE):
-                stop = min(first + FEATURE_TILE, self.sae.d_sae)
+            for first in range(0, self._dictionary.d_sae, FEATURE_TILE):
+                stop = min(first + FEATURE_TILE, self._dictionary.d_sae)
                 tile = product.flatten()[: (high - low) * (stop - first)].view(high - low, stop - first)
                 screen.product(rows.left[low:high], first, stop, tile)
                 firing_kernels.collect(
                     tile.numpy(), counts[low:high], rows.gain[low:high], rows.a[low:high], rows.b[low:high],
-                    screen.spread[first:stop], unit[first:stop], shift[first:stop],
-                    x[low:high], error[low:high], self._weights.numpy(), self._bias, self._weight_norm, ranked_by, first, k,
+                    screen.spread[first:stop], base[first:stop], unit[first:stop], inverse[first:stop], first, k,
                     found.floor, found.n, found.trigger, found.feature, found.low, found.high,
                 )  # fmt: skip
             row, feature, pre = firing_kernels.rescore(
@@ -260,6 +261,12 @@ class Encoder:
             parts.append((row[kept] + np.uint32(low), feature[kept], value[kept]))
         row, feature, value = (np.concatenate(column) for column in zip(*parts, strict=True))
         return row, feature, value
+
+
+def _signed(firings: Firings) -> Firings:
+    """Firings of `abs_top_k.as_top_k` as those of the features it stands for."""
+    value = np.where(firings.feature % 2, -firings.value, firings.value)
+    return Firings(firings.row, firings.feature // np.uint32(2), value)
 
 
 def normalise(sae: Sae, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_in"]:

@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int32
 from torch import Tensor
 
-from workers.compute import bf16_screen, exact, torch_kernels
+from workers.compute import abs_top_k, bf16_screen, exact, torch_kernels
 from workers.compute.bf16_screen import Columns, Rows, Survivors
 from workers.compute.encoder import Firings, normalise
 from workers.compute.sae import Sae
@@ -99,6 +99,7 @@ class CudaEncoder:
     def __init__(self, sae: Sae, *, memory_bytes: int = 0, kernels: Kernels | None = None) -> None:
         """`memory_bytes`: for buffers, beside the weights; 0: a quarter of what is free when the first rows come."""
         self.sae = sae
+        sae = self._dictionary = abs_top_k.as_top_k(sae)
         self.device = sae.W_enc.device
         self._kernels = kernels or kernels_for(self.device)
         self._memory_bytes = memory_bytes
@@ -123,7 +124,7 @@ class CudaEncoder:
     def fire(self, residuals: Float[Tensor, "n d_in"], counts: Bool[np.ndarray, " n"] | None = None) -> DeviceFirings:
         """Firings of every feature on `n` tokens, those where `counts` is False left out."""
         with on_device(self.device), torch.inference_mode():
-            x = normalise(self.sae, residuals.to(self.device)).contiguous()
+            x = normalise(self._dictionary, residuals.to(self.device)).contiguous()
             kept = None
             if counts is not None and not counts.all():
                 kept = torch.from_numpy(np.flatnonzero(counts)).to(self.device)
@@ -139,6 +140,8 @@ class CudaEncoder:
                 parts.append(DeviceFirings(part.row + low, part.feature, part.value))
                 low = high
             row, feature, value = (torch.cat(column) for column in zip(*map(_columns, parts), strict=True))
+            if abs_top_k.is_needed(self.sae):
+                feature, value = feature // 2, torch.where(feature % 2 == 0, value, -value)
             return DeviceFirings(row if kept is None else kept[row].int(), feature, value)
 
     def _prepared(self, x: Float32[Tensor, "n d"]) -> _Plan:
@@ -149,9 +152,9 @@ class CudaEncoder:
         return self._plan
 
     def _planned(self, sample: Float32[Tensor, "n d"]) -> _Plan:
-        path, d_sae, d = self._path, self.sae.d_sae, sample.shape[1]
+        path, d_sae, d = self._path, self._dictionary.d_sae, sample.shape[1]
         mean = sample.double().mean(dim=0) if len(sample) else torch.zeros(d, dtype=torch.float64, device=self.device)
-        screen = bf16_screen.Bf16Screen(path.weights, path.bias, self.sae.threshold, self._unit, mean)
+        screen = bf16_screen.Bf16Screen(path.weights, path.bias, self._dictionary.threshold, self._unit, mean)
         memory_bytes = self._memory_bytes or free_bytes(self.device) // 4
         n_survivors = max(d_sae, min(memory_bytes // 2 // _SURVIVOR_BYTES, MAX_SURVIVORS))
         n_rows = min(memory_bytes // 2 // (_ROW_BYTES * d), MAX_ROWS, (2**31 - 1) // d_sae)
@@ -160,7 +163,7 @@ class CudaEncoder:
     def _fire(self, plan: _Plan, x: Float32[Tensor, "n d"]) -> DeviceFirings | None:
         """Firings of some rows; None where there was no room for all that could fire."""
         rows = plan.screen.rows(x)
-        found = bf16_screen.room(min(plan.n_survivors, len(x) * self.sae.d_sae), self.device)
+        found = bf16_screen.room(min(plan.n_survivors, len(x) * self._dictionary.d_sae), self.device)
         self._kernels.survivors(rows, plan.screen.columns, self._floor(rows, plan.screen.columns), found)
         n = int(found.count)
         if n > len(found.row):
@@ -170,7 +173,7 @@ class CudaEncoder:
         value = self._pre_activations(self._path, x, error, row, feature)
         if self._k:
             return self._largest(row, feature, value * self._unit[feature])
-        fires = value > self.sae.threshold[feature]
+        fires = value > self._dictionary.threshold[feature]
         row, feature, value = row[fires], feature[fires], value[fires]
         if self._magnitude is not None:
             value = self._pre_activations(self._magnitude, x, error, row, feature)
@@ -184,7 +187,7 @@ class CudaEncoder:
         if not self._k:
             return floor
         # the k-th largest of n groups is close to the k-th largest of all only where n is a few times k
-        group = next((size for size in (128, 64, 32) if self.sae.d_sae >= 2 * self._k * size), 16)
+        group = next((size for size in (128, 64, 32) if self._dictionary.d_sae >= 2 * self._k * size), 16)
         lows = self._kernels.group_lows(rows, columns, group)
         if lows.shape[1] < self._k:
             return floor

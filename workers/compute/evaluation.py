@@ -82,7 +82,7 @@ def _over(subject: quality.Subject, sampled: corpora.Corpus, on_batch: Callable[
 def _notes(subject: quality.Subject, corpus: corpora.Corpus, longer: NDArray[np.integer] | None) -> tuple[str, ...]:
     notes = []
     try:
-        intervention.check(subject.capture)
+        intervention.check(subject.target)
     except errors.UnsupportedError as error:
         notes.append(f"Cross-entropy with the SAE is not measured: {error}")
     trained = subject.encoder.sae.description.context_size

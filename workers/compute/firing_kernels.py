@@ -13,6 +13,8 @@ from workers.compute.screens import SLACK
 _FIRST_ROOM = 1 << 16
 _TRIGGER = 128
 """Candidates of a token that are gathered before the floor is raised for the first time."""
+_APART = 176
+"""Entries between the candidates of two tokens: at a power of two, all of them would share a few sets of the cache."""
 
 
 class Buffer:
@@ -136,7 +138,7 @@ class Candidates:
         """What does not reach it is not among the k largest."""
         self.n = np.empty(n_rows, np.int64)
         self.trigger = np.empty(n_rows, np.int64)
-        shape = (n_rows, n_features)  # room for ties of all of them
+        shape = (n_rows, n_features + _APART)  # room for ties of all of them
         self.feature = _touched_only(shape, np.uint32)
         self.low, self.high = _touched_only(shape, np.float32), _touched_only(shape, np.float32)
 
@@ -164,14 +166,9 @@ def collect(
     a: NDArray[np.float32],
     b: NDArray[np.float32],
     spread: NDArray[np.float32],
+    base: NDArray[np.float32],
     unit: NDArray[np.float32],
-    shift: NDArray[np.float32],
-    x: NDArray[np.float32],
-    error: NDArray[np.float64],
-    weights: NDArray[np.float32],
-    bias: NDArray[np.float32],
-    weight_norm: NDArray[np.float64],
-    ranked_by: NDArray[np.float32],
+    inverse: NDArray[np.float32],
     first: int,
     k: int,
     floor: NDArray[np.float32],
@@ -183,36 +180,53 @@ def collect(
 ) -> None:
     """Add one tile's features to the candidates of each token: those whose upper bound reaches the token's floor.
 
-    A value is product·gain·unit + shift, give or take (a + b·spread)·unit and the roundings of this line.
+    A value is (product·gain + base)·unit, give or take (a + b·spread)·unit and the roundings of this line; `inverse` is
+    1 / unit, or less where that is beyond fp32 and floors are positive.
     """
     n_columns = product.shape[1]
     mask = np.zeros((n_columns + 7) // 8 * 8, np.uint8)
     words = mask.view(np.uint64)
     found = np.empty(n_columns + 8, np.int64)
     slack = np.float32(SLACK)
+    highest = (base + slack * np.abs(base)).astype(np.float32)
     for r in range(product.shape[0]):
         if not counts[r]:
             continue
-        p, g, ar, br, least = product[r], gain[r], a[r], b[r], floor[r]
-        for c in range(n_columns):
-            value = np.float32(p[c]) * g * unit[c]
-            margin = unit[c] * (ar + br * spread[c]) + slack * (abs(value) + abs(shift[c]))
-            mask[c] = not (value + shift[c] + margin < least)
-        for i in range(_set_bytes(mask, words, found)):
+        least = floor[r] - slack * abs(floor[r])
+        n_found = _reaching(product[r], gain[r], a[r], b[r], least, spread, highest, inverse, mask, words, found)
+        for i in range(n_found):
             c = found[i]
-            value = np.float32(p[c]) * g * unit[c]
-            margin = unit[c] * (ar + br * spread[c]) + slack * (abs(value) + abs(shift[c]))
+            part = np.float32(product[r, c]) * gain[r]
+            margin = a[r] + b[r] * spread[c] + slack * (abs(part) + abs(base[c]))
             at = n[r]
             feature[r, at] = first + c
-            lowest = value + shift[c] - margin
+            lowest = (part + base[c] - margin) * unit[c]
             low[r, at] = lowest if lowest == lowest else -np.float32(np.inf)
-            high[r, at] = value + shift[c] + margin
+            high[r, at] = (part + base[c] + margin) * unit[c]
             n[r] = at + 1
         if n[r] >= trigger[r]:
-            floor[r] = _raise_floor(
-                floor[r], k, n, feature, low, high, r, x[r], error[r], weights, bias, weight_norm, ranked_by
-            )
+            floor[r] = _raise_floor(floor[r], k, n, feature, low, high, r)
             trigger[r] = max(trigger[r], 2 * n[r])
+
+
+@compiled
+def _reaching(
+    product: NDArray[np.generic],
+    gain: float,
+    a: float,
+    b: float,
+    least: float,
+    spread: NDArray[np.float32],
+    highest: NDArray[np.float32],
+    inverse: NDArray[np.float32],
+    mask: NDArray[np.uint8],
+    words: NDArray[np.uint64],
+    found: NDArray[np.int64],
+) -> int:
+    """Columns of one row whose upper bound reaches `least`, into `found`; how many. NaN does."""
+    for c in range(product.shape[0]):
+        mask[c] = not (np.float32(product[c]) * gain + (a + b * spread[c]) + highest[c] < least * inverse[c])
+    return _set_bytes(mask, words, found)
 
 
 @compiled
@@ -224,26 +238,10 @@ def _raise_floor(
     low: NDArray[np.float32],
     high: NDArray[np.float32],
     r: int,
-    x: NDArray[np.float32],
-    error: float,
-    weights: NDArray[np.float32],
-    bias: NDArray[np.float32],
-    weight_norm: NDArray[np.float64],
-    ranked_by: NDArray[np.float32],
 ) -> float:
-    """The smallest of k values, computed for the k most promising; candidates that cannot reach it are dropped."""
+    """The k-th largest of the lower bounds, where it is higher; candidates that cannot reach it are dropped."""
     size = n[r]
-    if size > k:
-        least = np.partition(low[r, :size], size - k)[size - k]
-        smallest = np.inf
-        n_computed = 0
-        for i in range(size):
-            if low[r, i] >= least and n_computed < k:
-                f = feature[r, i]
-                value, _ = exact.bounds(exact.dot(x, weights[f]), bias[f], error * weight_norm[f])
-                smallest = min(smallest, float(np.float32(value) * ranked_by[f]))
-                n_computed += 1
-        floor = max(floor, smallest)
+    floor = max(floor, _kth_largest(low[r, :size], k))
     kept = 0
     for i in range(size):
         if not high[r, i] < floor:
@@ -268,22 +266,50 @@ def rescore(
     high: NDArray[np.float32],
     k: int,
 ) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.float32]]:
-    """(row, feature, pre-activation) of the candidates left, NaN where undecided; by row, then feature."""
-    for r in range(x.shape[0]):
-        floor[r] = _raise_floor(
-            floor[r], k, n, feature, low, high, r, x[r], error[r], weights, bias, weight_norm, ranked_by
-        )
+    """(row, feature, pre-activation) of what may be among the k largest, NaN where undecided; by row, then feature.
+
+    The k most promising are computed first; the others only where they reach the smallest of those.
+    """
     total = n.sum()
     rows, features, values = np.empty(total, np.uint32), np.empty(total, np.uint32), np.empty(total, np.float32)
+    value, is_computed = np.empty(n.max(), np.float32), np.empty(n.max(), np.bool_)
     at = 0
     for r in range(x.shape[0]):
-        for i in range(n[r]):
+        size, least, smallest = n[r], floor[r], np.float32(np.inf)
+        promising = _kth_largest(low[r, :size], k)
+        for i in range(size):
+            is_computed[i] = low[r, i] >= promising
+            if is_computed[i]:
+                f = feature[r, i]
+                pre, value[i] = _pre_activation(x[r], weights[f], bias[f], error[r] * weight_norm[f])
+                smallest = min(smallest, pre * ranked_by[f])
+        if size > k:
+            least = max(least, smallest)
+        for i in range(size):
             f = feature[r, i]
-            rows[at], features[at] = r, f
-            least, most = exact.bounds(exact.dot(x[r], weights[f]), bias[f], error[r] * weight_norm[f])
-            values[at] = np.float32(least) if least == most else np.float32(np.nan)
+            if not is_computed[i]:
+                if high[r, i] < least:
+                    continue
+                _, value[i] = _pre_activation(x[r], weights[f], bias[f], error[r] * weight_norm[f])
+            rows[at], features[at], values[at] = r, f, value[i]
             at += 1
-    return rows, features, values
+    return rows[:at], features[:at], values[:at]
+
+
+@compiled
+def _pre_activation(
+    x: NDArray[np.float32], weights: NDArray[np.float32], bias: float, error: float
+) -> tuple[np.float32, np.float32]:
+    """A lower bound on the pre-activation, and the number itself or, where fp64 leaves it open, NaN."""
+    low, high = exact.bounds(exact.dot(x, weights), bias, error)
+    return np.float32(low), np.float32(low) if low == high else np.float32(np.nan)
+
+
+@compiled
+def _kth_largest(values: NDArray[np.float32], k: int) -> float:
+    """The k-th largest; -inf where there are no more than k."""
+    size = len(values)
+    return float(np.partition(values, size - k)[size - k]) if size > k else -np.inf
 
 
 @compiled

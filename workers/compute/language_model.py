@@ -24,9 +24,16 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from backend import errors, names
+from workers.compute import memory
 
 _PLACES_AFTER_MEAN = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
 _READABLE = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out", "attn.hook_z")
+_AT_EDGE = {
+    "ln1.hook_normalized": "ln1.hook_in",
+    "ln2.hook_normalized": "ln2.hook_in",
+    "hook_mlp_in": "ln2.hook_in",
+}
+"""Places inside a block's norms, and what TransformerLens forks before the second, by the module edge they follow from."""
 
 
 class _StopForwardError(Exception):
@@ -44,6 +51,23 @@ class Capture:
     """The module's input, else its output."""
     is_centred: bool
     """Subtract each vector's mean, which is what centred writing weights amount to under LayerNorm."""
+    norm: "NormBeforeGain | None" = None
+    """What is captured is normalised so: TransformerLens's `hook_normalized`."""
+
+
+@dataclass(frozen=True, slots=True)
+class NormBeforeGain:
+    """A norm without its gain and bias."""
+
+    eps: float
+    is_layer_norm: bool
+    """Subtracts the mean first."""
+
+    def __call__(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_in"]:
+        """Return x ÷ √(mean x² + eps), of x less its mean under LayerNorm."""
+        if self.is_layer_norm:
+            x = x - x.mean(dim=-1, keepdim=True)
+        return x * (x.square().mean(dim=-1, keepdim=True) + self.eps).rsqrt()
 
 
 class Taps:
@@ -147,20 +171,23 @@ class LanguageModel:
 
 def load(name: str, *, device: torch.device, dtype: torch.dtype) -> LanguageModel:
     """Load a local Hugging Face folder or hub name; raises `InvalidInputError` or `UnsupportedError` with what to do."""
+    if device.type == "cpu":
+        memory.keep_freed()
     path = Path(name)
     if (path.is_absolute() or name.startswith(".")) and not (path / "config.json").is_file():
         raise errors.InvalidInputError(f"'{name}' is not a model folder.", hint="Expected config.json in it.")
     with _quiet():
         try:
-            config = transformers.AutoConfig.from_pretrained(name)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+            # nothing of a repository is run: no code of its own, no weights that unpickling would read
+            config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
             model = transformers.AutoModelForCausalLM.from_pretrained(
-                name, dtype=dtype, attn_implementation=_attention(config)
+                name, dtype=dtype, attn_implementation=_attention(config), trust_remote_code=False, use_safetensors=True
             )
         except (OSError, ValueError, KeyError) as error:
             raise errors.InvalidInputError(
                 f"'{name}' could not be loaded: {str(error).splitlines()[0]}",
-                hint="Give a Hugging Face folder with weights and tokenizer, or a hub name while there is a network.",
+                hint="Give a Hugging Face folder with tokenizer and safetensors, or a hub name while there is a network.",
             ) from error
     return from_parts(model, tokenizer, config, name=name, device=device)
 
@@ -212,7 +239,7 @@ def resolve(model: LanguageModel, hook_point: names.HookPoint, *, is_centred: bo
         )
     block = model.bridge.blocks[hook_point.layer]
     try:
-        full_name = _attribute(block, hook_point.place).name
+        full_name = _attribute(block, _AT_EDGE.get(hook_point.place, hook_point.place)).name
     except AttributeError as error:
         raise errors.UnsupportedError(
             f"{hook_point} does not exist in this model.", hint=f"Places that do include {', '.join(_READABLE)}."
@@ -229,7 +256,19 @@ def resolve(model: LanguageModel, hook_point: names.HookPoint, *, is_centred: bo
         if part:
             component = getattr(component, part)
             module += f".{component.name}"
-    return Capture(hook_point, module, match["end"] == "in", is_centred)
+    norm = _norm_before_gain(model, module) if hook_point.place.endswith("hook_normalized") else None
+    return Capture(hook_point, module, match["end"] == "in", is_centred, norm)
+
+
+def _norm_before_gain(model: LanguageModel, module: str) -> NormBeforeGain:
+    norm = model.model.get_submodule(module)
+    eps = next((getattr(norm, name) for name in ("eps", "variance_epsilon") if hasattr(norm, name)), None)
+    if eps is None:
+        raise errors.UnsupportedError(
+            f"{type(norm).__name__} at {module} does not say its epsilon, which hook_normalized needs.",
+            hint="Use the norm's output (hook_out) or input (hook_in).",
+        )
+    return NormBeforeGain(float(eps), isinstance(norm, torch.nn.LayerNorm))
 
 
 def residuals(
@@ -251,10 +290,12 @@ def residuals_at(
     with torch.inference_mode(), model.taps.listening(wanted) as caught, contextlib.suppress(_StopForwardError):
         model.model(input_ids=tokens.to(model.device), use_cache=False)
     found = [caught[capture.module, capture.is_input].reshape(*tokens.shape, -1).float() for capture in captures]
-    return [
-        x - x.mean(dim=-1, keepdim=True) if capture.is_centred else x
-        for capture, x in zip(captures, found, strict=True)
-    ]
+    return [_as_captured(capture, x) for capture, x in zip(captures, found, strict=True)]
+
+
+def _as_captured(capture: Capture, x: Tensor) -> Tensor:
+    x = x - x.mean(dim=-1, keepdim=True) if capture.is_centred else x
+    return x if capture.norm is None else capture.norm(x)
 
 
 def n_embeddings(model: LanguageModel) -> int:

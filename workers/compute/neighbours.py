@@ -30,7 +30,7 @@ class Neighbours:
         self._screen = screens.Int8Screen(weights, np.zeros(d_in)) if is_int8 else screens.Float32Screen(weights)
         self._norm = screens.row_norms(self._directions)
         self._zeros, self._ones = np.zeros(n_features, np.float32), np.ones(n_features, np.float32)
-        self._unit = self._screen.scale.astype(np.float32)
+        self._unit, self._inverse = screens.units(self._screen.scale)
 
     def nearest(self, first: int, stop: int, *, n: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """For features first:stop, the `n` others nearest, nearest first: indexes and cosines (stop - first, n).
@@ -63,13 +63,13 @@ class Neighbours:
             tile = product.flatten()[: len(x) * (stop - first)].view(len(x), stop - first)
             screen.product(rows.left, first, stop, tile)
             firing_kernels.collect(
-                tile.numpy(), counts, rows.gain, rows.a, rows.b, screen.spread[first:stop], self._unit[first:stop],
-                self._zeros[first:stop], x, error, self._directions, self._zeros, self._norm, self._ones, first, k,
+                tile.numpy(), counts, rows.gain, rows.a, rows.b, screen.spread[first:stop], self._zeros[first:stop],
+                self._unit[first:stop], self._inverse[first:stop], first, k,
                 found.floor, found.n, found.trigger, found.feature, found.low, found.high,
             )  # fmt: skip
         row, feature, value = firing_kernels.rescore(
-            x, error, self._directions, self._zeros, self._norm, self._ones, found.floor, found.n[: len(x)],
-            found.feature, found.low, found.high, k,
+            x, error, self._directions, self._zeros, self._norm, self._ones, found.floor,
+            found.n[: len(x)], found.feature, found.low, found.high, k,
         )  # fmt: skip
         for i in np.flatnonzero(np.isnan(value)):
             value[i] = exact.inner_product(x[row[i]], self._directions[feature[i]], 0.0)

@@ -83,6 +83,14 @@ class Subject:
     model: language_model.LanguageModel
     capture: language_model.Capture
     encoder: AnyEncoder
+    """Of what is captured."""
+    written: language_model.Capture | None = None
+    """Where a transcoder's decoder writes; None: where the SAE reads."""
+
+    @property
+    def target(self) -> language_model.Capture:
+        """The activations that are reconstructed, and replaced by the reconstruction."""
+        return self.written or self.capture
 
 
 def sample(n_contexts: int, *, n_chosen: int, seed: int) -> NDArray[np.int64]:
@@ -99,11 +107,11 @@ def merge(a: Sums, b: Sums) -> Sums:
 
 def mean_activation(
     subject: Subject, rows: NDArray[np.integer], counts: NDArray[np.bool_], *, on_batch: Callable[[int], None]
-) -> Float[Tensor, " d_in"]:
-    """Mean activation at the hook point over tokens that count, summed in float64."""
-    total = torch.zeros(subject.encoder.sae.description.d_in, dtype=torch.float64)
+) -> Float[Tensor, " d_out"]:
+    """Mean of the activations to be reconstructed over tokens that count, summed in float64."""
+    total = torch.zeros(subject.encoder.sae.description.d_out, dtype=torch.float64)
     for tokens, kept in _batches(subject.model, rows, counts):
-        x = language_model.residuals(subject.model, subject.capture, tokens)
+        x = language_model.residuals(subject.model, subject.target, tokens)
         total += x[kept.to(x.device)].cpu().double().sum(dim=0)
         on_batch(tokens.numel())
     return (total / max(1, int(counts.sum()))).float()
@@ -113,7 +121,7 @@ def sums(
     subject: Subject,
     rows: NDArray[np.integer],
     counts: NDArray[np.bool_],
-    mean: Float[Tensor, " d_in"],
+    mean: Float[Tensor, " d_out"],
     *,
     ablates_masked: bool = False,
     on_batch: Callable[[int], None] = lambda n_tokens: None,
@@ -127,7 +135,7 @@ def sums(
     Raises:
         InvalidInputError: The activations or a loss are not finite.
     """
-    is_spliced = can_splice(subject.capture)
+    is_spliced = can_splice(subject.target)
     directions = subject.encoder.sae.directions()
     total = np.zeros((rows.shape[1], len(QUANTITIES)))
     products = np.zeros((len(QUANTITIES), len(QUANTITIES)))
@@ -135,8 +143,9 @@ def sums(
         batch = _Batch(subject, tokens.to(subject.model.device), kept.to(subject.model.device))
         values = {"n": kept.double()}
         with torch.inference_mode():
-            x, logits = batch.clean() if is_spliced else (batch.residuals(), None)
-            rebuilt = batch.reconstruct(x, directions)
+            x, logits = batch.clean() if is_spliced else (batch.residuals(subject.target), None)
+            read = x if subject.written is None else batch.residuals(subject.capture)
+            rebuilt = batch.reconstruct(read, x, directions)
             values |= _errors(x, rebuilt, mean.to(x.device))
             if logits is not None:
                 replacements = {"sae": rebuilt.output, "zero": torch.zeros_like(x), "mean": mean.to(x).expand_as(x)}
@@ -179,13 +188,11 @@ class _Batch:
     def __init__(self, subject: Subject, tokens: Int[Tensor, "n context"], counts: Bool[Tensor, "n context"]) -> None:
         self.subject, self.tokens, self.counts = subject, tokens, counts
 
-    def residuals(self) -> Tensor:
-        return _checked(
-            language_model.residuals(self.subject.model, self.subject.capture, self.tokens), self.counts, "activations"
-        )
+    def residuals(self, capture: language_model.Capture) -> Tensor:
+        return _checked(language_model.residuals(self.subject.model, capture, self.tokens), self.counts, "activations")
 
     def clean(self) -> tuple[Tensor, Tensor]:
-        """Activations at the hook point, and the untouched model's logits."""
+        """The activations to be reconstructed, and the untouched model's logits."""
         caught: list[Tensor] = []
 
         def look(x: Tensor) -> Tensor:
@@ -195,9 +202,9 @@ class _Batch:
         logits = self._logits(look)
         return _checked(caught[0], self.counts, "activations"), logits
 
-    def reconstruct(self, x: Tensor, directions: Tensor) -> reconstruction.Reconstruction:
-        """The SAE's output and sizes in the shape of the batch; masked tokens keep `x` and have sizes 0."""
-        found = reconstruction.reconstruct(self.subject.encoder, x[self.counts], directions)
+    def reconstruct(self, read: Tensor, x: Tensor, directions: Tensor) -> reconstruction.Reconstruction:
+        """The SAE's output from `read`, and sizes in the shape of the batch; masked tokens keep `x` and have sizes 0."""
+        found = reconstruction.reconstruct(self.subject.encoder, read[self.counts], directions)
         output = x.clone()
         output[self.counts] = found.output
         l0, l1 = (torch.zeros(self.counts.shape, device=x.device) for _ in range(2))
@@ -219,7 +226,7 @@ class _Batch:
         return values
 
     def _logits(self, edit: intervention.Edit) -> Tensor:
-        return intervention.run_with(self.subject.model, self.subject.capture, self.tokens, edit)
+        return intervention.run_with(self.subject.model, self.subject.target, self.tokens, edit)
 
     def _has_next(self) -> Tensor:
         has_next = self.counts.clone()

@@ -175,6 +175,12 @@ def round_down(cut: NDArray[np.float64]) -> NDArray[np.float32]:
     return np.nextafter(low, np.float32(-np.inf))
 
 
+def units(unit: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What one unit of a product is worth, and 1 / that, at most fp32's largest; `unit` is ≥ 0."""
+    with np.errstate(divide="ignore"):
+        return unit.astype(np.float32), np.minimum(1 / unit, _FLOAT32_MAX).astype(np.float32)
+
+
 @compiled
 def row_norms(x: NDArray[np.float32]) -> NDArray[np.float64]:
     """‖x‖ of each row, fp64."""

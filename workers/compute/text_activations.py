@@ -7,17 +7,18 @@
 Positions that dashboards do not count (special tokens, position 0) get 0: position 0 is an attention sink of huge norm.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 from backend import errors
 from workers.compute import language_model
-from workers.compute.encoders import AnyEncoder
+from workers.compute.dense import DenseEncoder
+from workers.compute.encoders import AnySource
 
 
 def tokenise(text: str, tokenizer: Any, *, prepend_bos: bool) -> list[int]:
@@ -30,7 +31,7 @@ def tokenise(text: str, tokenizer: Any, *, prepend_bos: bool) -> list[int]:
 def activations(
     model: language_model.LanguageModel,
     capture: language_model.Capture,
-    encoder: AnyEncoder,
+    encoder: AnySource,
     texts: Sequence[Sequence[int]],
     features: Sequence[int],
 ) -> list[list[float]]:
@@ -47,15 +48,30 @@ def activations(
             f"{capture.hook_point} of this model has width {x.shape[-1]}; the SAE reads {dictionary.description.d_in}.",
             hint="Check the model, and the hook point.",
         )
-    firings = encoder.encode(x)
+    column_of = _column_of(encoder, x)
     values, start = [], 0
     for ids, feature in zip(texts, features, strict=True):
-        found = (firings.feature == feature) & (firings.row >= start) & (firings.row < start + len(ids))
-        column = np.zeros(len(ids), np.float32)
-        column[firings.row[found] - start] = firings.value[found]
+        column = column_of(feature, start, start + len(ids))
         values.append((column * _counts(ids, model.special_tokens)).tolist())
         start += len(ids)
     return values
+
+
+def _column_of(
+    encoder: AnySource, x: Float[Tensor, "n d_in"]
+) -> Callable[[int, int, int], Float32[np.ndarray, " n_rows"]]:
+    """What gives the activations of a feature on the rows start:stop."""
+    if isinstance(encoder, DenseEncoder):
+        return lambda feature, start, stop: encoder.values(x[start:stop], feature, feature + 1)[:, 0]
+    firings = encoder.encode(x)
+
+    def column_of(feature: int, start: int, stop: int) -> Float32[np.ndarray, " n_rows"]:
+        found = (firings.feature == feature) & (firings.row >= start) & (firings.row < stop)
+        column = np.zeros(stop - start, np.float32)
+        column[firings.row[found] - start] = firings.value[found]
+        return column
+
+    return column_of
 
 
 def _padded(texts: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "n longest"], Bool[Tensor, "n longest"]]:

@@ -1,16 +1,24 @@
 """Models, source sets and sources over REST."""
 
 from fastapi import APIRouter
+from pydantic import BaseModel
 
 from backend import errors
 from backend.formats import neuronpedia
 from backend.formats.neuronpedia import Row
-from backend.services import catalog
+from backend.services import catalog, sharing
+from backend.services.access import Visibility
 from backend.services.catalog import ModelView, SourceSetFacts, SourceView
 from backend.web import schemas
 from backend.web.dependencies import DbSession
 
 router = APIRouter(tags=["catalog"])
+
+
+class SourceChange(BaseModel):
+    """What may be changed of a source."""
+
+    visibility: Visibility
 
 
 @router.post("/model/list", response_model=list[schemas.ModelInList])
@@ -38,6 +46,13 @@ def show_source_set(session: DbSession, model: str, name: str) -> Row | None:
 @router.get("/source/{model}/{source}")
 def show_source(session: DbSession, model: str, source: str) -> schemas.SourceFacts:
     """What is known of a source, the histogram of its features' densities included."""
+    return schemas.SourceFacts.model_validate(catalog.source(session, model, source))
+
+
+@router.patch("/source/{model}/{source}")
+def change_source(session: DbSession, model: str, source: str, asked: SourceChange) -> schemas.SourceFacts:
+    """Say who may see a source of yours: `private`, you and admins; `unlisted`, whoever has its address; `public`."""
+    sharing.set_visibility(session, model, source, asked.visibility)
     return schemas.SourceFacts.model_validate(catalog.source(session, model, source))
 
 

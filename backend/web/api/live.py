@@ -16,13 +16,13 @@ from fastapi import APIRouter, Request, Response
 from starlette.datastructures import State
 
 from backend import errors
-from backend.db.session import transaction
 from backend.formats.messages import TextActivations
 from backend.formats.neuronpedia import Row
 from backend.names import FeatureRef
 from backend.services import inference
 from backend.settings import Settings
 from backend.web import schemas
+from backend.web.dependencies import transaction
 
 router = APIRouter(tags=["live"], responses={503: {"model": schemas.Error, "description": "No live worker answers."}})
 _T = TypeVar("_T")
@@ -34,7 +34,7 @@ async def activate(request: Request, asked: schemas.NewActivationRequest) -> Res
     ref = FeatureRef(asked.feature.modelId, asked.feature.source, asked.feature.index)
     is_one = isinstance(asked.customText, str)
     texts = [asked.customText] if isinstance(asked.customText, str) else asked.customText
-    found = await _waiting(request, functools.partial(_activate, request.app.state, ref, texts, asked.ignoreBos))
+    found = await _waiting(request, functools.partial(_activate, request, ref, texts, asked.ignoreBos))
     rows = [_row(ref, text) for text in found]
     return Response(orjson.dumps(rows[0] if is_one else rows), media_type="application/json")
 
@@ -42,26 +42,26 @@ async def activate(request: Request, asked: schemas.NewActivationRequest) -> Res
 @router.post("/tokenize")
 async def tokenize(request: Request, asked: schemas.TokenizeRequest) -> schemas.Tokens:
     """The tokens of a text in a model's vocabulary."""
-    return await _waiting(request, functools.partial(_tokenize, request.app.state, asked))
+    return await _waiting(request, functools.partial(_tokenize, request, asked))
 
 
 def _activate(
-    state: State, ref: FeatureRef, texts: Sequence[str], is_leading_special_dropped: bool
+    request: Request, ref: FeatureRef, texts: Sequence[str], is_leading_special_dropped: bool
 ) -> Sequence[TextActivations]:
-    settings: Settings = state.settings
-    with transaction(state.sessions) as session:
+    settings: Settings = request.app.state.settings
+    with transaction(request) as session:
         inference.check_feature(session, ref, heartbeat_s=settings.heartbeat_s)
     return inference.activations(
-        _queue(state), ref, texts, _limits(settings), is_leading_special_dropped=is_leading_special_dropped
+        _queue(request.app.state), ref, texts, _limits(settings), is_leading_special_dropped=is_leading_special_dropped
     )
 
 
-def _tokenize(state: State, asked: schemas.TokenizeRequest) -> schemas.Tokens:
-    settings: Settings = state.settings
-    with transaction(state.sessions) as session:
+def _tokenize(request: Request, asked: schemas.TokenizeRequest) -> schemas.Tokens:
+    settings: Settings = request.app.state.settings
+    with transaction(request) as session:
         inference.check_model(session, asked.modelId, heartbeat_s=settings.heartbeat_s)
     found = inference.tokens(
-        _queue(state), asked.modelId, asked.prompt, _limits(settings), is_bos_prepended=asked.prependBos
+        _queue(request.app.state), asked.modelId, asked.prompt, _limits(settings), is_bos_prepended=asked.prependBos
     )
     return schemas.Tokens(tokens=list(found.ids), tokenStrings=list(found.texts), prependBos=asked.prependBos)
 

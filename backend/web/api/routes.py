@@ -3,7 +3,19 @@
 from fastapi import APIRouter
 
 from backend.web import schemas
-from backend.web.api import activation_index, catalog, features, health, jobs, live
+from backend.web.api import (
+    activation_index,
+    catalog,
+    corpora,
+    features,
+    health,
+    hosting,
+    jobs,
+    live,
+    looks,
+    removal,
+    uploads,
+)
 
 router = APIRouter(
     prefix="/api",
@@ -13,6 +25,11 @@ router = APIRouter(
 router.include_router(features.router)
 router.include_router(activation_index.router)
 router.include_router(catalog.router)
+router.include_router(removal.router)
+router.include_router(looks.router)
 router.include_router(jobs.router)
 router.include_router(live.router)
+router.include_router(uploads.router)
+router.include_router(hosting.router)
+router.include_router(corpora.router)
 router.include_router(health.router)

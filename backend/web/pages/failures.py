@@ -1,25 +1,28 @@
 """Errors as answers: JSON for programs, a page for readers, the same words in both.
 
-Every JSON error is `{"error": text, "message": text}`, which is what clients of Neuronpedia's API read.
+Every JSON error is `{"error": text, "message": text}`, which is what clients of Neuronpedia's API read; where several
+things are wrong there is a list `problems` too.
 """
 
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from backend import errors
-from backend.web import rendering
+from backend.web import callers, links, rendering
 from backend.web.middleware import is_api
 
 _TITLES = {
     400: "This cannot be read",
+    401: "Sign in first",
     403: "Not from here",
     404: "Not found",
     405: "Not found",
+    413: "Too large",
     429: "Too busy",
     503: "Not available",
 }
@@ -34,6 +37,8 @@ class ErrorContext:
 
     title: str
     message: str
+    problems: tuple[str, ...]
+    """Each a sentence; empty unless there is a list of them."""
     hint: str
     request_id: str
     """Only for errors nobody expected; empty otherwise."""
@@ -48,13 +53,41 @@ def refuse_unknown(path: str) -> None:
 def respond(request: Request, error: Exception) -> Response:
     """The answer to a request that raised `error`."""
     status, message, hint = describe(error)
+    message, hint = _sendable(message), _sendable(hint)
     if wants_json(request):
         text = f"{message} {hint}".strip()
-        later = {"Retry-After": str(error.retry_after_s)} if isinstance(error, errors.BusyError) else None
-        return JSONResponse({"error": text, "message": text}, status, headers=later)
+        told: dict[str, object] = {"error": text, "message": text}
+        if isinstance(error, errors.ProblemsError):
+            told["problems"] = list(map(_sendable, error.problems))
+        return JSONResponse(told, status, headers=_headers(error))
+    if status == 401 and request.method == "GET" and callers.api_key(request.headers) is None:
+        return RedirectResponse(links.sign_in_url(rendering.visitor_of(request).path), 303)
     request_id = getattr(request.state, "request_id", "") if status == 500 else ""
-    page = ErrorContext(_TITLES.get(status, "That did not work"), message, hint, request_id)
-    return rendering.respond(request, "pages/error.html", page, status=status)
+    problems: tuple[str, ...] = ()
+    if isinstance(error, errors.ProblemsError):
+        message = _sendable(f"{error.what} cannot be used:")
+        problems = tuple(map(_sendable, error.problems))
+    page = ErrorContext(_TITLES.get(status, "That did not work"), message, problems, hint, request_id)
+    response = rendering.respond(request, "pages/error.html", page, status=status)
+    response.headers.update(_headers(error))
+    return response
+
+
+def _sendable(text: str) -> str:
+    """What was given is quoted, and half of a character, which JSON may hold by its number, cannot be sent back."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _headers(error: Exception) -> dict[str, str]:
+    """What programs read of an error besides its words."""
+    match error:
+        case errors.BusyError():
+            return {"Retry-After": str(error.retry_after_s)}
+        case errors.UnauthorizedError():
+            return {"WWW-Authenticate": "Bearer"}
+        case errors.MisplacedError():
+            return {"Upload-Offset": str(error.offset)}
+    return {}
 
 
 def describe(error: Exception) -> tuple[int, str, str]:

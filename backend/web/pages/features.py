@@ -27,6 +27,7 @@ class GroupLines:
     shades: tuple[int, ...]
     """The two shades of an interval; empty for the top."""
     lines: tuple[concordance.Line, ...]
+    is_negative: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class ActivationCharts:
     """The same firings on two axes; one is shown."""
 
     log: Markup
+    """Empty for a signed feature: its values have no logarithm."""
     linear: Markup
 
 
@@ -88,32 +90,46 @@ def found_url(source: catalog.SourceView, text: str) -> str:
 def context(feature: FeatureView) -> FeatureContext:
     """Lines, shades and charts of the feature."""
     lens = feature.logit_lens
-    maximum = feature.max_value
+    ends = concordance.Range(feature.max_value, min(0.0, feature.min_value))
     return FeatureContext(
         feature=feature,
-        groups=tuple(_group(group, maximum) for group in feature.groups),
-        legend=charts.legend(maximum),
-        activations=_activations(feature) if len(feature.log_histogram.counts) > 1 else None,
+        groups=tuple(_group(group, ends) for group in feature.groups),
+        legend=charts.signed_legend(ends) if feature.signed else charts.legend(feature.max_value),
+        activations=_activations(feature, ends),
         logits=charts.logits(lens.histogram) if lens else Markup(""),
         largest_logit=max((abs(logit) for _, logit in (*lens.top, *lens.bottom)), default=1.0) if lens else 1.0,
     )
 
 
-def _activations(feature: FeatureView) -> ActivationCharts:
+def _activations(feature: FeatureView, ends: concordance.Range) -> ActivationCharts | None:
+    if feature.signed:
+        if len(feature.linear_histogram.counts) < 2:
+            return None
+        linear = charts.signed_values(feature.linear_histogram, ends, is_dense=feature.signed.is_dense)
+        return ActivationCharts(log=Markup(""), linear=linear)
+    if len(feature.log_histogram.counts) < 2:
+        return None
     return ActivationCharts(
         log=charts.activations(feature.log_histogram, feature.max_value, is_log=True),
         linear=charts.activations(feature.linear_histogram, feature.max_value, is_log=False),
     )
 
 
-def _group(group: GroupView, maximum: float) -> GroupLines:
-    decimals = numerals.decimals_for(maximum)
-    interval = max(1, min(N_INTERVALS, round(N_INTERVALS * group.high / maximum))) if maximum > 0 else 1
+def _group(group: GroupView, ends: concordance.Range) -> GroupLines:
+    decimals = numerals.decimals_for(ends.size)
+    farthest, end = (group.low, ends.minimum) if group.is_negative else (group.high, ends.maximum)
+    interval = max(1, min(N_INTERVALS, round(N_INTERVALS * farthest / end))) if end else 1
     return GroupLines(
         is_top=group.is_top,
         low=numerals.fixed(group.low, decimals),
         high=numerals.fixed(group.high, decimals),
         fraction=group.fraction,
         shades=() if group.is_top else (2 * interval - 1, 2 * interval),
-        lines=tuple(concordance.line(example, maximum) for example in group.examples),
+        lines=tuple(
+            concordance.line(
+                example, ends.maximum, minimum=ends.minimum, at=example.peak(is_negative=group.is_negative)
+            )
+            for example in group.examples
+        ),
+        is_negative=group.is_negative,
     )

@@ -7,18 +7,22 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Request
-from fastapi.responses import HTMLResponse
+from fastapi import APIRouter, Depends, Form, Request
+from fastapi.responses import HTMLResponse, RedirectResponse
 from markupsafe import Markup
 
-from backend import errors
+from backend import errors, names
 from backend.formats.quality import Quality
-from backend.services import catalog, features, jobs
+from backend.services import access, catalog, events, features, filling, jobs, sharing
+from backend.services.events import EventView
 from backend.services.features import FeaturePage, FeatureQuery, SortKey
+from backend.services.filling import SoFar
 from backend.services.progress import JobView
+from backend.settings import Access
 from backend.web import charts, links, rendering
-from backend.web.dependencies import DbSession
-from backend.web.pages import commands, quality
+from backend.web.dependencies import DbSession, Viewing
+from backend.web.pages import commands, look, quality
+from backend.web.pages.look import LookPanel
 from backend.web.pages.quality import QualityPanel
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
@@ -76,6 +80,16 @@ class SourceContext:
     previous_url: str
     next_url: str
     json_url: str
+    log: tuple[EventView, ...] = ()
+    """Of the job, its newest lines."""
+    so_far: SoFar | None = None
+    """What the job knows of the source while it computes it for the first time."""
+    can_share: bool = False
+    """The reader owns it or is an admin, and there are others to show it to."""
+    can_change: bool = False
+    """The reader owns it, or is an admin."""
+    look: LookPanel | None = None
+    """None before a job has looked."""
 
 
 def feature_query(
@@ -119,6 +133,7 @@ def feature_query(
 def show(
     request: Request,
     session: DbSession,
+    viewer: Viewing,
     model: str,
     source: str,
     query: Annotated[FeatureQuery, Depends(feature_query)],
@@ -128,7 +143,25 @@ def show(
     job = jobs.of_source(session, model, source)
     page = features.browse(session, model, source, query) if view.revision_id is not None else None
     measured = catalog.quality(session, model, source) if page else None
-    return rendering.respond(request, "pages/source.html", context(view, job, query, page, measured))
+    shown = context(view, job, query, page, measured)
+    can_change = access.may_change(viewer, view.owner_id)
+    can_share = can_change and request.app.state.settings.access is Access.ACCOUNTS
+    seen = catalog.look(session, model, source)
+    panel = look.panel(seen) if seen else None
+    shown = replace(shown, can_change=can_change, can_share=can_share, look=panel)
+    if shown.job is not None:
+        known = {of.name: of for of in filling.of_job(session, shown.job.id)}
+        shown = replace(shown, log=events.newest(session, shown.job.id), so_far=known.get(source))
+    return rendering.respond(request, "pages/source.html", shown)
+
+
+@router.post("/{model}/{source}/visibility")
+def set_visibility(
+    session: DbSession, model: str, source: str, visibility: Annotated[str, Form()] = ""
+) -> RedirectResponse:
+    """Says who may see the source."""
+    sharing.set_visibility(session, model, source, visibility)
+    return RedirectResponse(names.source_url(model, source), 303)
 
 
 def context(

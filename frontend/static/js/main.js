@@ -1,5 +1,6 @@
 /* Starts each behaviour on the elements that ask for it: data-controller="name other". */
 
+import { start as adding } from "./adding.js";
 import { start as copy } from "./copy.js";
 import { start as keys } from "./keys.js";
 import { start as progress } from "./progress.js";
@@ -7,7 +8,7 @@ import { start as readout } from "./readout.js";
 import { start as theme } from "./theme.js";
 import { start as whitespace } from "./whitespace.js";
 
-const controllers = { copy, keys, progress, readout, theme, whitespace };
+const controllers = { adding, copy, keys, progress, readout, theme, whitespace };
 
 for (const element of document.querySelectorAll("[data-controller]"))
   for (const name of element.dataset.controller.split(" ")) controllers[name](element);

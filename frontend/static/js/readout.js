@@ -6,6 +6,8 @@ export function start(section) {
   const caret = section.querySelector(".caret");
   const width = Number(section.querySelector(".legend").dataset.width);
   const maximum = Number(section.dataset.maximum);
+  const minimum = Number(section.dataset.minimum ?? 0);
+  const zero = section.dataset.minimum === undefined ? 0 : width / 2; // a signed feature's scale has its zero in the middle
   const tip = section.appendChild(document.createElement("div"));
   tip.className = "tip";
   tip.ariaHidden = "true"; // the readout says it
@@ -23,11 +25,13 @@ export function start(section) {
     tip.classList.toggle("is-set", Boolean(mark));
     if (!mark) return output.replaceChildren();
     mark.classList.add("is-read");
-    const share = Math.min(1, Number(mark.dataset.value) / maximum);
-    caret.setAttribute("transform", `translate(${Math.round(share * width)} 0)`);
+    const value = Number(mark.dataset.value.replace("−", "-"));
+    const share = Math.min(1, value < 0 ? value / minimum : value / maximum);
+    const x = value < 0 ? zero * (1 - share) : zero + share * (width - zero);
+    caret.setAttribute("transform", `translate(${Math.round(x)} 0)`);
     place(tip, mark);
     const token = mark.textContent.replaceAll(" ", "·").trimEnd();
-    output.replaceChildren(part("b", mark.dataset.value), " ", part("span", `${Math.round(100 * share)}% of max`, "small"), " ", part("span", token, "token"));
+    output.replaceChildren(part("b", mark.dataset.value), " ", part("span", `${Math.round(100 * share)}% of ${value < 0 ? "min" : "max"}`, "small"), " ", part("span", token, "token"));
   }
 
   section.addEventListener("pointerover", (event) => {

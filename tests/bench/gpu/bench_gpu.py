@@ -84,7 +84,8 @@ def load(shape: Shape, device: torch.device, folder: Path) -> runtime.Loaded:
     capture = language_model.resolve(loaded, hook_point)
     d_in = loaded.d_model
     description = sae_files.SaeDescription(
-        folder=folder, architecture="jumprelu", hook_point=hook_point, d_in=d_in, d_sae=shape.d_sae, k=None,
+        folder=folder, format="saelens", kind="sae", architecture="jumprelu", hook_point=hook_point,
+        hook_point_out=hook_point, d_in=d_in, d_sae=shape.d_sae, d_out=d_in, k=None,
         is_scaled_by_decoder_norm=False, is_b_dec_subtracted=True, normalize_activations="none", is_hook_z=False,
         prepend_bos=True, context_size=None, is_centred=False, config={},
     )  # fmt: skip

@@ -12,7 +12,7 @@ from backend.formats import sae_files
 from tests import reference
 from workers.compute import encoder, sae
 
-ARCHITECTURES = ("standard", "jumprelu", "gated", "topk")
+ARCHITECTURES = ("standard", "jumprelu", "gated", "topk", "abstopk")
 Problem = tuple[str, np.ndarray, dict[str, np.ndarray], dict[str, Any]]
 """Architecture, rows, weights, and what else `make` takes."""
 
@@ -20,10 +20,12 @@ Problem = tuple[str, np.ndarray, dict[str, np.ndarray], dict[str, Any]]
 def make(architecture: str, state: dict[str, np.ndarray], *, k: int | None = None, is_scaled: bool = False) -> sae.Sae:
     """An SAE with these weights."""
     d_in, d_sae = state["W_enc"].shape
+    hook_point = names.HookPoint(0, "hook_resid_pre")
     described = sae_files.SaeDescription(
-        folder=Path(), architecture=architecture, hook_point=names.HookPoint(0, "hook_resid_pre"), d_in=d_in,
-        d_sae=d_sae, k=k, is_scaled_by_decoder_norm=is_scaled, is_b_dec_subtracted=True, normalize_activations="none",
-        is_hook_z=False, prepend_bos=True, context_size=None, is_centred=False, config={},
+        folder=Path(), format="saelens", kind="sae", architecture=architecture, hook_point=hook_point,
+        hook_point_out=hook_point, d_in=d_in, d_sae=d_sae, d_out=d_in, k=k, is_scaled_by_decoder_norm=is_scaled,
+        is_b_dec_subtracted=True, normalize_activations="none", is_hook_z=False, prepend_bos=True, context_size=None,
+        is_centred=False, config={}, is_signed=architecture == "abstopk",
     )  # fmt: skip
     return sae.from_state(described, {key: torch.from_numpy(np.ascontiguousarray(v)) for key, v in state.items()})
 
@@ -31,7 +33,7 @@ def make(architecture: str, state: dict[str, np.ndarray], *, k: int | None = Non
 @st.composite
 def problems(draw: st.DrawFn) -> Problem:
     """Rows and weights as an adversary picks them: few distinct values (ties), zeros, and sizes from 1e-30 to 1e15."""
-    architecture = draw(st.sampled_from(["standard", "jumprelu", "gated", "topk"]))
+    architecture = draw(st.sampled_from(ARCHITECTURES))
     n, d, d_sae = draw(st.integers(1, 9)), draw(st.sampled_from([1, 3, 8, 12, 24])), draw(st.integers(1, 40))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     kind = st.sampled_from(["normal", "ties", "zeros", "denormal", "huge", "one coordinate", "mixed"])
@@ -69,7 +71,7 @@ def problems(draw: st.DrawFn) -> Problem:
         at = [reference.pre_activation(x[0] - state["b_dec"], state["W_enc"][:, j], bias[j]) for j in range(d_sae)]
         with np.errstate(invalid="ignore"):
             state["threshold"] = np.where(np.isfinite(at), np.abs(np.array(at, np.float32)), 0).astype(np.float32)
-    is_top_k = architecture == "topk"
+    is_top_k = architecture in ("topk", "abstopk")
     config = {"k": draw(st.integers(1, d_sae)), "is_scaled": draw(st.booleans())} if is_top_k else {}
     return architecture, x, state, config
 
@@ -92,7 +94,7 @@ def wide(
     x = rng.standard_normal((n, d)).astype(np.float32)
     x[:, 3] += 40
     x[:, 77] -= 25
-    config = {"k": 20} if architecture == "topk" else {}
+    config = {"k": 20} if architecture in ("topk", "abstopk") else {}
     return make(architecture, state, **config), torch.from_numpy(x), rng.random(n) < 0.9
 
 

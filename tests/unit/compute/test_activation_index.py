@@ -123,6 +123,10 @@ def test_firings_beyond_the_limit_come_in_parts(places: list[sae.Sae], corpus: C
     assert sum(sizes(1)) == sum(sizes(1 << 30))
 
 
+def test_large_residuals_are_finite_though_their_sum_is_not() -> None:
+    activation_index.check_finite(torch.full((4, 8), 3e38), 0, 4)
+
+
 @pytest.mark.parametrize("n_threads", [1, 3])
 def test_residuals_that_are_not_finite_stop_the_pass_and_say_where(
     places: list[sae.Sae], corpus: Corpus, n_threads: int

@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from backend import errors
 from tests import tiny
 from workers.compute import corpus as corpora
 from workers.compute import language_model
+from workers.compute.documents import Document
 
 
 def sae_lens_pack(documents: list[list[int]], size: int, begin: int | None, separator: int | None) -> list[list[int]]:
@@ -48,7 +50,7 @@ def build(folder: Path, text: str, **options: object) -> corpora.Corpus:
         "context_size": 16,
         "prepend_bos": True,
     }
-    return corpora.from_documents(text.split(corpora.SEPARATOR), model.tokenizer, **(given | options))
+    return corpora.from_documents(text.split(tiny.SEPARATOR), model.tokenizer, **(given | options))
 
 
 def test_duplicates_are_dropped_and_special_tokens_masked(tmp_path: Path) -> None:
@@ -57,7 +59,7 @@ def test_duplicates_are_dropped_and_special_tokens_masked(tmp_path: Path) -> Non
     twice = build(folder, "abcdefghijklmno" * 2)
     assert once.n_contexts == 1
     assert once.fingerprint() == twice.fingerprint()
-    joined = build(folder, f"abcde{corpora.SEPARATOR}fghijklmnopq")
+    joined = build(folder, f"abcde{tiny.SEPARATOR}fghijklmnopq")
     assert joined.rows[0].tolist().count(0) == 2
     mask = joined.mask(0, 1)[0]
     assert mask.tolist() == [False, *[True] * 5, False, *[True] * 9]
@@ -76,15 +78,30 @@ def test_text_that_fills_no_context_is_refused(tmp_path: Path) -> None:
         build(tiny.save_model(tmp_path / "m"), "short")
 
 
-def test_documents_come_from_a_file_or_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "b.txt").write_text(f"two{corpora.SEPARATOR} \n{corpora.SEPARATOR}three")
-    (tmp_path / "a.txt").write_text("one")
-    assert list(corpora.read_documents(tmp_path)) == ["one", "two", "three"]
-    with pytest.raises(errors.InvalidInputError, match="not a corpus"):
-        list(corpora.read_documents(tmp_path / "none.txt"))
-    (tmp_path / "c.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(errors.InvalidInputError, match="not UTF-8"):
-        list(corpora.read_documents(tmp_path / "c.txt"))
+def test_each_context_knows_its_documents(tmp_path: Path) -> None:
+    model = language_model.load(str(tiny.save_model(tmp_path / "m")), device=torch.device("cpu"), dtype=torch.float32)
+    given: dict[str, Any] = {
+        "special_tokens": (0,), "n_vocabulary": model.d_vocab, "context_size": 8, "prepend_bos": True,
+    }  # fmt: skip
+    texts = [
+        Document("abcdefghij", "long"), Document("klm", "short"), Document("abcdefghij", "again"), Document("z" * 9, "é"),
+    ]  # fmt: skip
+    found = corpora.from_documents(texts, model.tokenizer, **given)
+    assert found.starts is not None
+    assert [found.starts.of(i) for i in range(found.n_contexts)] == [
+        [(0, "long")],
+        [(0, "long"), (4, "short")],
+        # the third document's first context is the first one's again, and is dropped
+        [(0, "again"), (4, "é")],
+    ]
+    found.starts.write(tmp_path / "starts")
+    read = corpora.read_starts(tmp_path / "starts")
+    assert [read.of(i) for i in range(found.n_contexts)] == [found.starts.of(i) for i in range(found.n_contexts)]
+    apart = corpora.from_documents(texts, model.tokenizer, is_apart=True, **given)
+    assert apart.starts is not None
+    assert [apart.starts.of(i) for i in range(apart.n_contexts)] == [[(0, "long")], [(0, "é")]]
+    with pytest.raises(errors.InvalidInputError, match="no document fills"):
+        corpora.from_documents([Document("abc", "short")] * 9, model.tokenizer, is_apart=True, **given)
 
 
 def test_rows_given_are_used_verbatim_and_checked(tmp_path: Path) -> None:

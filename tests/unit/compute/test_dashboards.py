@@ -33,7 +33,7 @@ def make(
     description = dictionary.description
     capture = language_model.resolve(model, description.hook_point, is_centred=description.is_centred)
     corpus = corpora.from_documents(
-        text_corpus.split(corpora.SEPARATOR), model.tokenizer, special_tokens=model.special_tokens, n_vocabulary=model.d_vocab,
+        text_corpus.split(tiny.SEPARATOR), model.tokenizer, special_tokens=model.special_tokens, n_vocabulary=model.d_vocab,
         context_size=context_size, prepend_bos=True, max_tokens=max_tokens,
     )  # fmt: skip
     encoder = Encoder(dictionary)

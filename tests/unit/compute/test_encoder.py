@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.formats import sae_files
+from backend.formats.saes import reading
 from tests import reference, tiny
 from tests.unit.compute import encoding
 from workers.compute import encoder, sae, screens
@@ -23,6 +23,8 @@ CASES = [
     ("gated", {}),
     ("topk", {}),
     ("topk", {"rescale_acts_by_decoder_norm": True}),
+    ("abstopk", {}),
+    ("abstopk", {"rescale_acts_by_decoder_norm": True}),
 ]
 SCREENS = ("fp32", "int8")
 
@@ -89,7 +91,7 @@ def test_encoding_is_the_definition_to_the_bit(
     architecture, x, state, config = problem
     dictionary = encoding.make(architecture, state, **config)
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("ROW_TILE", "FEATURE_TILE", "TOP_K_ROW_TILE"):
+        for name in ("ROW_TILE", "FEATURE_TILE"):
             patch.setattr(encoder, name, tile)
         made = encoder.Encoder(dictionary, screen=screen)
         made.encode(torch.from_numpy(x[::-1].copy()))  # what it learns from other tokens changes no answer
@@ -98,7 +100,7 @@ def test_encoding_is_the_definition_to_the_bit(
     encoding.assert_firings(firings, expected)
 
 
-@pytest.mark.parametrize("architecture", ["jumprelu", "topk", "gated"])
+@pytest.mark.parametrize("architecture", ["jumprelu", "topk", "gated", "abstopk"])
 def test_screens_tiles_and_masks_do_not_change_a_bit(architecture: str) -> None:
     dictionary, x, counts = encoding.wide(architecture)
     n, d_sae = len(x), dictionary.d_sae
@@ -120,7 +122,7 @@ def test_screens_tiles_and_masks_do_not_change_a_bit(architecture: str) -> None:
 
 
 def test_rows_ascend_for_each_feature(tmp_path: Path) -> None:
-    for architecture in ("jumprelu", "topk"):
+    for architecture in ("jumprelu", "topk", "abstopk"):
         folder = tiny.save_sae(tmp_path / architecture, architecture=architecture)
         dictionary = sae.load(folder, device=torch.device("cpu"))
         x = torch.randn(2000, 16, generator=torch.Generator().manual_seed(2))
@@ -159,6 +161,16 @@ def test_top_k_larger_than_a_tile(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert np.array_equal(found != 0, expected != 0)
 
 
+def test_abs_top_k_takes_the_lower_feature_of_a_tie_whatever_the_sign() -> None:
+    weights = np.array([[-2, 2, 1, -2]], np.float32)
+    state = {"W_enc": weights, "W_dec": np.ones((4, 1), np.float32), "b_dec": np.zeros(1, np.float32)}
+    dictionary = encoding.make("abstopk", state | {"b_enc": np.zeros(4, np.float32)}, k=2)
+    for sign in (1.0, -1.0):
+        found = encoder.Encoder(dictionary).encode(torch.tensor([[sign]]))
+        assert found.feature.tolist() == [0, 1]
+        assert found.value.tolist() == [-2 * sign, 2 * sign]
+
+
 def test_a_screen_drops_most_of_what_does_not_fire() -> None:
     """A bound that is never wrong is easy; this one is useful too, even with huge coordinates in every row."""
     rng = np.random.default_rng(6)
@@ -186,4 +198,4 @@ def test_an_encoder_without_rows_gives_no_firings(tmp_path: Path) -> None:
 
 
 def test_architectures_are_those_the_files_know() -> None:
-    assert {architecture for architecture, _ in CASES} == set(sae_files.WEIGHT_KEYS)
+    assert {architecture for architecture, _ in CASES} == set(reading.ARCHITECTURES.values())

@@ -21,6 +21,9 @@ PLACES = [
     "hook_mlp_out",
     "attn.hook_z",
     "mlp.hook_post",
+    "mlp.hook_in",
+    "ln1.hook_normalized",
+    "ln2.hook_normalized",
 ]
 
 

@@ -97,6 +97,7 @@ def test_an_activation_row_has_neuronpedias_keys_and_a_value_for_every_token():
         "values": [0.0, 2.2, 0.3], "dfaValues": [], "dfaTargetIndex": None, "dfaMaxValue": None, "zQIndices": [],
         "zKIndices": [], "zValues": [], "creatorId": "", "createdAt": "2026-11-21T05:05:06.789Z", "lossValues": [],
         "logitContributions": None, "binMin": -1, "binMax": 2.2, "binContains": -1, "qualifyingTokenIndex": 1,
+            "documents": [],
     }  # fmt: skip
 
 

@@ -106,6 +106,14 @@ def test_quality_reads_back_as_stored(session: Session) -> None:
     assert catalog.quality(session, hosted.MODEL, hosted.SOURCE) == measured
 
 
+def test_a_look_reads_back_as_stored_and_replaces_the_one_before(session: Session) -> None:
+    made = hosted.host(session)
+    assert catalog.look(session, hosted.MODEL, hosted.SOURCE) is None
+    for found in (hosted.some_look(), replace(hosted.some_look(), n_tokens=65, findings=())):
+        ingest.store_look(session, made.source_id, found)
+        assert catalog.look(session, hosted.MODEL, hosted.SOURCE) == found
+
+
 def test_density_histogram_counts_every_live_feature() -> None:
     found = ingest.density_histogram(np.array([1e-5, 0.01, 0.5, 1.0]))
     assert sum(found["counts"]) == 4

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from backend import errors
 from backend.db.session import transaction
 from backend.db.tables import Job, JobSource, Model, Revision, Shard, Source, Vocabulary
-from backend.services import ingest, jobs, shards
+from backend.services import ingest, jobs, progress, shards
 from backend.services.shards import Piece
 from tests import hosted
 
@@ -70,6 +70,26 @@ def test_a_job_can_be_cancelled_while_its_rows_are_being_written(committed) -> N
         writing.rollback()
     with transaction(sessions) as session:
         assert jobs.get(session, job_id).state == "cancelled"
+
+
+def test_a_stage_that_begins_between_two_statements_is_told_of_the_next_time(committed, monkeypatch) -> None:
+    sessions, made = committed
+    with transaction(sessions) as session:
+        job_id = jobs.create(session, [made.source_id], {"corpus": "a.txt"})
+    leases = progress._leases
+
+    def meanwhile(ids):
+        with transaction(sessions) as other:
+            begin(other, made, job_id)
+            claim(other)
+        return leases(ids)
+
+    monkeypatch.setattr(progress, "_leases", meanwhile)
+    with transaction(sessions) as session:
+        assert [stage.name for stage in jobs.get(session, job_id).stages] == ["prepare"]
+    monkeypatch.undo()
+    with transaction(sessions) as session:
+        assert [stage.name for stage in jobs.get(session, job_id).stages] == ["prepare", "encode"]
 
 
 def test_a_source_computes_one_thing_at_a_time(session: Session) -> None:

@@ -1,0 +1,115 @@
+"""What a viewer may see: one rule, put into every ORM statement of a session that has a viewer.
+
+A source is public (in lists), unlisted (by its address only) or private (its owner and admins). Everything else follows
+from the sources it belongs to: a model, source set or corpus is there for those who may see a source of it, a job for
+those who see all of its sources in lists (its number is easily guessed, so it must not tell of an unlisted one). What
+somebody owns they always see; an upload nobody else does. Features, dashboards and contexts are only reached through
+their source or corpus.
+
+Statements leave unlisted things out unless they say `addressed`, so a new list cannot forget to. Raw SQL and statements
+over tables are not restricted, nor are commands and workers, whose sessions have no viewer.
+"""
+
+from typing import Any, TypeVar, cast
+
+from sqlalchemy import ColumnElement, Executable, Select, Table, event, exists, or_
+from sqlalchemy.orm import ORMExecuteState, Session, sessionmaker, with_loader_criteria
+from sqlalchemy.sql.base import ExecutableOption
+
+from backend.db.tables import Corpus, Job, JobSource, Model, Revision, Source, SourceSet, Upload
+from backend.services import access
+from backend.services.access import Viewer
+
+S = TypeVar("S", bound=Executable)
+PUBLIC = ("public",)
+REACHABLE = ("public", "unlisted")
+_OPTION = "eyepiece_visibility"
+_NO_ACCOUNT = -1
+"""Owns nothing; NULL would be the host."""
+
+
+def see_as(session: Session, viewer: Viewer) -> None:
+    """From now on the session shows what `viewer` may see."""
+    session.info["viewer"] = viewer
+
+
+def only_public(sessions: sessionmaker[Session]) -> sessionmaker[Session]:
+    """Sessions that show what is public until somebody says who sees: so nothing is shown by an oversight."""
+    sessions.configure(info={"viewer": access.NOBODY})
+    return sessions
+
+
+def addressed(statement: S) -> S:
+    """The statement looks for a source that the reader has named, so it finds unlisted ones too."""
+    return statement.execution_options(**{_OPTION: "addressed"})
+
+
+def unrestricted(statement: S) -> S:
+    """The statement guards the data's integrity, such as that an id is free; its rows are not shown to anybody."""
+    return statement.execution_options(**{_OPTION: "unrestricted"})
+
+
+@event.listens_for(Session, "do_orm_execute")
+def _restrict(state: ORMExecuteState) -> None:
+    viewer = access.viewer_of(state.session)
+    wanted = state.execution_options.get(_OPTION)
+    if viewer.is_admin or wanted == "unrestricted" or not state.is_orm_statement or state.is_insert:
+        return
+    if state.is_column_load or state.is_relationship_load:
+        return  # of a row that was found under the rule
+    me = _NO_ACCOUNT if viewer.account_id is None else viewer.account_id
+    statement = cast("Select[Any]", state.statement)
+    state.statement = statement.options(*_rules(me, PUBLIC if wanted is None else REACHABLE))
+
+
+def _rules(me: int, seen: tuple[str, ...]) -> tuple[ExecutableOption, ...]:
+    """Of each entity; SQLAlchemy puts them wherever the entity or an alias of it stands, in joins and subqueries too."""
+    return (
+        with_loader_criteria(Source, lambda source: _is_seen(source, me, seen), include_aliases=True),
+        with_loader_criteria(Model, lambda model: _is_model_seen(model, me, seen), include_aliases=True),
+        with_loader_criteria(SourceSet, lambda of: _is_set_seen(of, me, seen), include_aliases=True),
+        with_loader_criteria(Corpus, lambda corpus: _is_corpus_seen(corpus, me, seen), include_aliases=True),
+        with_loader_criteria(Job, lambda job: _is_job_seen(job, me), include_aliases=True),
+        with_loader_criteria(Upload, lambda upload: upload.owner_id == me, include_aliases=True),
+    )
+
+
+# Subqueries are over tables, not entities: else the rule of sources would stand inside the others' as well.
+def _table(entity: Any) -> Table:
+    return cast(Table, entity.__table__)
+
+
+_source, _revision, _of_job = (
+    _table(Source).alias("seen"),
+    _table(Revision).alias("made"),
+    _table(JobSource).alias("of"),
+)
+_s = _source.c
+
+
+def _is_seen(source: Any, me: int, seen: tuple[str, ...]) -> ColumnElement[bool]:
+    # Never NULL, so that its opposite is what is hidden.
+    return or_(source.visibility.in_(seen), source.owner_id.is_not_distinct_from(me))
+
+
+def _is_model_seen(model: Any, me: int, seen: tuple[str, ...]) -> ColumnElement[bool]:
+    return or_(model.owner_id == me, _some(_s.model_id == model.id, _is_seen(_s, me, seen)))
+
+
+def _is_set_seen(of: Any, me: int, seen: tuple[str, ...]) -> ColumnElement[bool]:
+    return _some(_s.model_id == of.model_id, _s.set_name == of.name, _is_seen(_s, me, seen))
+
+
+def _is_corpus_seen(corpus: Any, me: int, seen: tuple[str, ...]) -> ColumnElement[bool]:
+    made = (_revision.c.corpus_id == corpus.id, _revision.c.source_id == _s.id)
+    return _some(*made, _is_seen(_s, me, seen))
+
+
+def _is_job_seen(job: Any, me: int) -> ColumnElement[bool]:
+    """The owner's, or nothing of it is hidden; one whose sources are gone is its owner's."""
+    of_job = (_of_job.c.job_id == job.id, _of_job.c.source_id == _s.id)
+    return or_(job.owner_id == me, _some(*of_job) & ~_some(*of_job, ~_is_seen(_s, me, PUBLIC)))
+
+
+def _some(*criteria: ColumnElement[bool]) -> ColumnElement[bool]:
+    return exists().where(*criteria).correlate_except(_source, _revision, _of_job)

@@ -1,0 +1,367 @@
+"""Every route × (nobody, another user, the owner, an admin) × (private, unlisted, public).
+
+Routes come from the application, so one without a line in `RULES` fails. A line says which rule the route follows and
+how to ask it; the rules say who gets what. A hidden thing must be answered exactly as one that is not there.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from fastapi.routing import iter_route_contexts
+from sqlalchemy import select, update
+
+from backend import storage
+from backend.db.tables import Job, Revision, SignIn, Source, Upload
+from backend.formats import quality
+from backend.services import ingest, invitations, jobs, uploads
+from tests import hosted, kept
+from tests.signing_in import Person, browser, person, program
+
+KINDS = ("private", "unlisted", "public")
+ACTORS = ("nobody", "other", "owner", "admin")
+PASSED, HIDDEN, SIGN_IN, FORBIDDEN = "passed", "hidden", "sign in", "forbidden"
+
+Outcome = Callable[[str, str], str]
+"""Of actor and visibility."""
+
+
+def is_reachable(actor: str, kind: str) -> bool:
+    return actor in ("owner", "admin") or kind != "private"
+
+
+def is_listed(actor: str, kind: str) -> bool:
+    return actor in ("owner", "admin") or kind == "public"
+
+
+def everybody(actor: str, kind: str) -> str:
+    """Answered, and silent about what is hidden. Lists are of this kind."""
+    return PASSED
+
+
+def by_address(actor: str, kind: str) -> str:
+    """A source, or something of it."""
+    return PASSED if is_reachable(actor, kind) else HIDDEN
+
+
+def if_listed(actor: str, kind: str) -> str:
+    """Something that leads to sources, such as a model or a job."""
+    return PASSED if is_listed(actor, kind) else HIDDEN
+
+
+def _change(is_seen: Callable[[str, str], bool]) -> Outcome:
+    def outcome(actor: str, kind: str) -> str:
+        if not is_seen(actor, kind):
+            return HIDDEN
+        return {"nobody": SIGN_IN, "other": FORBIDDEN}.get(actor, PASSED)
+
+    return outcome
+
+
+change_by_address = _change(is_reachable)
+"""Only the owner and admins may; others see it or not, as always."""
+change_if_listed = _change(is_listed)
+
+
+def own(actor: str, kind: str) -> str:
+    """An upload: its owner's business, and admins'."""
+    return PASSED if actor in ("owner", "admin") else HIDDEN
+
+
+def change_own(actor: str, kind: str) -> str:
+    return SIGN_IN if actor == "nobody" else own(actor, kind)
+
+
+def signed_in(actor: str, kind: str) -> str:
+    return SIGN_IN if actor == "nobody" else PASSED
+
+
+def admins(actor: str, kind: str) -> str:
+    return {"nobody": SIGN_IN, "admin": PASSED}.get(actor, HIDDEN)
+
+
+def none(actor: str, kind: str) -> str:
+    return HIDDEN
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a route is asked and what it answers to whom; `{…}` is filled in from the case."""
+
+    outcome: Outcome
+    query: str = ""
+    json: dict[str, Any] | None = None
+    form: dict[str, str] | None = None
+    statuses: frozenset[int] = frozenset({200, 201, 303})
+    """When it passed."""
+    is_nothing_a_null: bool = False
+    """What is hidden or not there is `null`, with status 200."""
+    is_listing: bool = False
+    """Names every source that the actor may see in lists."""
+
+
+FEATURE = {"modelId": "{model}", "source": "{source}", "index": 1}
+LIVE = frozenset({503})
+"""No live worker runs in this test; what is hidden is refused before that is found out."""
+
+UNFIT = frozenset({400, 429})
+"""The job there is has no corpus, and its owner has many under way; who may not is refused before that is found out."""
+
+RULES: dict[str, Rule] = {
+    "GET /openapi.json": Rule(everybody),
+    "GET /": Rule(everybody, is_listing=True),
+    "GET /definitions": Rule(everybody),
+    "GET /add": Rule(signed_in),
+    "GET /jobs": Rule(everybody, is_listing=True),
+    "GET /jobs/{job_id}": Rule(if_listed),
+    "GET /jobs/{job_id}/progress": Rule(if_listed),
+    "POST /jobs/{job_id}/cancel": Rule(change_if_listed),
+    "POST /jobs/{job_id}/retry": Rule(change_if_listed, statuses=frozenset({409})),
+    "GET /{model}": Rule(if_listed),
+    "GET /{model}/{source}": Rule(by_address),
+    "POST /{model}/{source}/visibility": Rule(change_by_address, form={"visibility": "public"}),
+    "GET /{model}/{source}/rerun": Rule(change_by_address),
+    "POST /{model}/{source}/rerun": Rule(change_by_address, form={}, statuses=UNFIT),
+    "GET /{model}/{source}/delete": Rule(change_by_address),
+    "POST /{model}/{source}/delete": Rule(change_by_address),
+    "GET /{model}/{source}/random": Rule(by_address),
+    "GET /{model}/{source}/find": Rule(by_address, query="q=1"),
+    "GET /{model}/{source}/index": Rule(by_address, query="feature=1"),
+    "GET /{model}/{source}/{index}": Rule(by_address),
+    "GET /{model}/{source}/{index}/activations": Rule(by_address),
+    "GET /{model}/{source}/{index}/cofiring": Rule(by_address),
+    "GET /{model}/{source}/{index}/pair/{other}": Rule(by_address),
+    "GET /sign-in": Rule(everybody),
+    "POST /sign-in": Rule(everybody, form={"name": "nobody", "password": "x"}, statuses=frozenset({401})),
+    "POST /sign-out": Rule(everybody),
+    "GET /set-up/{token}": Rule(everybody),
+    "POST /set-up/{token}": Rule(everybody, form={"password": "correct horse battery"}),
+    "GET /account": Rule(signed_in),
+    "POST /account/password": Rule(signed_in, form={"current": "wrong", "password": "x" * 12}, statuses=frozenset({400})),
+    "POST /account/keys": Rule(signed_in, form={"name": "x", "scope": "read", "days": "1"}),
+    "POST /account/keys/{key_id}/revoke": Rule(signed_in, statuses=frozenset({404})),
+    "POST /account/sign-ins/others/end": Rule(signed_in),
+    "POST /account/sign-ins/{sign_in_id}/end": Rule(signed_in),
+    "GET /admin": Rule(admins, is_listing=True),
+    "POST /admin/accounts": Rule(admins, form={"name": "somebody"}),
+    "POST /admin/accounts/{account_id}/link": Rule(admins),
+    "POST /admin/accounts/{account_id}/disable": Rule(admins),
+    "POST /admin/accounts/{account_id}/enable": Rule(admins),
+    "POST /admin/accounts/{account_id}/admin": Rule(admins),
+    "POST /admin/accounts/{account_id}/quota": Rule(admins, form={"gigabytes": "1"}),
+    "GET /api/feature/{model}/{source}/{index}": Rule(by_address),
+    "POST /api/features-offset": Rule(by_address, json={"modelId": "{model}", "layer": "{source}", "offset": 0}),
+    "POST /api/activation/get": Rule(by_address, json=FEATURE),
+    "GET /api/features/{model}/{source}": Rule(by_address),
+    "GET /api/index/{model}/{source}": Rule(by_address),
+    "GET /api/index/{model}/{source}/{index}/activations": Rule(by_address),
+    "GET /api/index/{model}/{source}/{index}/quantiles": Rule(by_address),
+    "GET /api/index/{model}/{source}/{index}/cofiring": Rule(by_address),
+    "GET /api/index/{model}/{source}/{index}/pair/{other}": Rule(by_address),
+    "POST /api/model/list": Rule(everybody, is_listing=True),
+    "GET /api/source-set/{model}/{name}": Rule(if_listed, is_nothing_a_null=True),
+    "GET /api/source/{model}/{source}": Rule(by_address),
+    "PATCH /api/source/{model}/{source}": Rule(change_by_address, json={"visibility": "public"}),
+    "DELETE /api/source/{model}/{source}": Rule(change_by_address),
+    "GET /api/source/{model}/{source}/quality": Rule(by_address),
+    "GET /api/source/{model}/{source}/look": Rule(by_address),
+    "GET /api/jobs": Rule(everybody, is_listing=True),
+    "GET /api/jobs/{job_id}": Rule(if_listed),
+    "POST /api/jobs": Rule(change_by_address, json={"sources": ["{model}/{source}"]}, statuses=UNFIT),
+    "GET /api/jobs/{job_id}/events": Rule(if_listed),
+    "POST /api/jobs/{job_id}/cancel": Rule(change_if_listed),
+    "POST /api/jobs/{job_id}/retry": Rule(change_if_listed, statuses=frozenset({409})),
+    "POST /api/activation/new": Rule(by_address, json={"feature": FEATURE, "customText": "x"}, statuses=LIVE),
+    "POST /api/tokenize": Rule(if_listed, json={"modelId": "{model}", "prompt": "x"}, statuses=LIVE),
+    "GET /api/uploads": Rule(everybody),
+    "POST /api/uploads": Rule(signed_in, json={"files": [{"name": "a", "size": 1}]}),
+    "POST /api/uploads/whole": Rule(signed_in, query="name=a", statuses=frozenset({422})),
+    "GET /api/uploads/{upload_id}": Rule(own),
+    "PATCH /api/uploads/{upload_id}/files/{name}": Rule(change_own, statuses=frozenset({400})),
+    "POST /api/uploads/{upload_id}/complete": Rule(change_own, json={}, statuses=frozenset({422})),
+    "DELETE /api/uploads/{upload_id}": Rule(change_own),
+    "POST /api/sources": Rule(
+        change_own, json={"model": "{model}", "upload": "{upload_id}", "corpus": {}}, statuses=frozenset({409})
+    ),
+    "GET /api/corpora/{model}": Rule(if_listed),
+    "GET /api/tokens": Rule(signed_in),
+    "PUT /api/tokens/{service}": Rule(signed_in, json={"token": "hf_123456"}),
+    "DELETE /api/tokens/{service}": Rule(signed_in, statuses=frozenset({404})),
+    "GET /api/health": Rule(everybody),
+} | {f"{method} /api/{{path}}": Rule(none) for method in ("GET", "POST", "PUT", "PATCH", "DELETE")}  # fmt: skip
+
+
+@pytest.fixture
+def case(site, session, tmp_path):
+    """What the routes' parameters are, by visibility: a model, a computed source that keeps its index, a job of it."""
+    settings = site.state.settings
+    owner = person(session, settings, "owner")
+    people: dict[str, Person | None] = {
+        "nobody": None, "other": person(session, settings, "other"), "owner": owner,
+        "admin": person(session, settings, "admin", is_admin=True),
+    }  # fmt: skip
+    third = person(session, settings, "third")
+    found = {}
+    for kind in KINDS:
+        model, source = f"{kind}-model", f"1-{kind}"
+        firings = kept.random()
+        made = kept.keep(session, storage.mirror(settings), tmp_path, firings, model=model, source=source)
+        measured = quality.to_json(hosted.some_quality())
+        session.execute(update(Revision).where(Revision.id == made.revision_id).values(quality=measured))
+        session.execute(update(Source).where(Source.id == made.source_id).values(owner_id=owner.id, visibility=kind))
+        ingest.store_look(session, made.source_id, hosted.some_look())
+        job_id = jobs.create(session, [made.source_id], {})
+        session.execute(update(Job).where(Job.id == job_id).values(owner_id=owner.id))
+        found[kind] = {"model": model, "source": source, "name": kind, "job_id": job_id, "path": "none"}
+        files = [{"name": kind, "size": 8, "sha256": None}]
+        upload = Upload(
+            id=uploads.new_id(), owner_id=owner.id, kind="sae", name=kind, files=files, n_bytes=8, state="open"
+        )  # fmt: skip
+        session.add(upload)
+        session.flush()
+        found[kind]["upload_id"] = upload.id
+    absent = {
+        "model": "absent-model",
+        "source": "1-absent",
+        "name": "absent",
+        "job_id": 10**6,
+        "path": "none",
+        "upload_id": "0" * 32,
+    }
+    shared = {
+        "service": "huggingface", "index": 1, "other": 2, "key_id": 10**6, "account_id": third.id,
+        "sign_in_id": session.scalar(select(SignIn.id).where(SignIn.account_id == third.id)),
+        "token": invitations.invite(session, third.id),
+    }  # fmt: skip
+    session.commit()
+    return people, {kind: values | shared for kind, values in found.items()}, absent | shared
+
+
+def routes(app: Any) -> set[str]:
+    """`GET /jobs/{job_id}` of everything the application answers; types of parameters left out."""
+    found = set()
+    for route in iter_route_contexts(app.routes):
+        for method in (route.methods or set()) - {"HEAD", "OPTIONS"}:
+            found.add(f"{method} {re.sub(r':[a-z]+}', '}', route.path)}")
+    return found
+
+
+def test_every_route_has_a_rule_and_every_rule_a_route(site):
+    documented = {f"{verb.upper()} {path}" for path, verbs in site.openapi()["paths"].items() for verb in verbs}
+    assert documented <= routes(site)
+    assert routes(site) == RULES.keys(), "give a new route its line in RULES"
+
+
+@pytest.mark.parametrize("actor", ACTORS)
+def test_browsers_get_what_the_rules_say(site, connection, case, actor):
+    people, cases, absent = case
+    check(lambda route: new_browser(site, people[actor]), connection, cases, absent, actor, people[actor])
+
+
+@pytest.mark.parametrize("actor", ACTORS)
+def test_programs_get_what_the_rules_say(site, session, connection, case, actor):
+    people, cases, absent = case
+    scope = "admin" if actor == "admin" else "write"
+    client = program(site, session, people[actor], scope)
+    client.headers["accept"] = "application/json"
+    check(lambda route: client if " /api/" in route else None, connection, cases, absent, actor, people[actor])
+
+
+def new_browser(site, who: Person | None):
+    client = browser(site, who)
+    client.headers["accept"] = "application/json"
+    return client
+
+
+def check(client_for, connection, cases, absent, actor: str, who: Person | None) -> None:
+    """Asks every route about each visibility, undoing what it did; all that is wrong is told at once."""
+    wrong = []
+    for route, rule in RULES.items():
+        for kind in KINDS if is_about_sources(route, rule) else KINDS[:1]:
+            client = client_for(route)
+            if client is None:
+                continue
+            with connection.begin_nested() as undone:
+                answer = ask(client, route, rule, cases[kind], who)
+                undone.rollback()
+            outcome = outcome_of(answer, rule)
+            expected = rule.outcome(actor, kind)
+            if outcome != expected:
+                wrong.append(f"{route}, {kind}: {outcome} ({answer.status_code}), not {expected}; {answer.text[:200]}")
+            elif outcome == HIDDEN and rule.outcome is not admins:
+                with connection.begin_nested() as undone:
+                    nothing = ask(client, route, rule, absent, who)
+                    undone.rollback()
+                if neutral(answer, cases[kind]) != neutral(nothing, absent):
+                    wrong.append(f"{route}, {kind}: {answer.text[:200]} differs from {nothing.text[:200]}")
+            if rule.is_listing and outcome == PASSED:
+                named = {each for each in KINDS if f"1-{each}" in answer.text}
+                if named != {each for each in KINDS if is_listed(actor, each)}:
+                    wrong.append(f"{route} names {sorted(named)}")
+            wrong += [f"{route} tells of {each}" for each in leaks(answer, rule, actor, kind)]
+    assert not wrong, "\n".join(wrong)
+
+
+def is_about_sources(route: str, rule: Rule) -> bool:
+    return any(f"{{{name}}}" in f"{route} {rule.json}" for name in ("model", "source", "name", "job_id"))
+
+
+def ask(client, route: str, rule: Rule, values: dict[str, Any], who: Person | None):
+    method, path = route.split(" ")
+    form = None if rule.form is None else filled(rule.form, values)
+    if method != "GET" and not path.startswith("/api/"):
+        form = (form or {}) | ({"form_token": who.form_token} if who else {})
+    url = path.format(**values) + (f"?{rule.query}" if rule.query else "")
+    client.cookies.set("theme", "light")  # any other cookie is let be
+    return client.request(method, url, json=filled(rule.json, values), data=form)
+
+
+def filled(given: Any, values: dict[str, Any]) -> Any:
+    if isinstance(given, dict):
+        return {key: filled(value, values) for key, value in given.items()}
+    if isinstance(given, list):
+        return [filled(value, values) for value in given]
+    return given.format(**values) if isinstance(given, str) else given
+
+
+def outcome_of(answer, rule: Rule) -> str:
+    if rule.is_nothing_a_null and answer.status_code == 200 and answer.text == "null":
+        return HIDDEN
+    if answer.status_code == 401 and 401 not in rule.statuses:
+        return SIGN_IN
+    if answer.status_code in rule.statuses:
+        return PASSED
+    return {404: HIDDEN, 403: FORBIDDEN}.get(answer.status_code, f"status {answer.status_code}")
+
+
+def neutral(answer, values: dict[str, Any]) -> tuple[int, str]:
+    """Without the names that were asked for; the rest must not depend on whether they exist."""
+    text = answer.text
+    for key in ("model", "source", "name", "job_id"):
+        text = text.replace(str(values[key]), key)
+    return answer.status_code, text
+
+
+def leaks(answer, rule: Rule, actor: str, kind: str) -> set[str]:
+    """Names of sources that the actor does not see in lists and did not ask about."""
+    hidden = {each for each in KINDS if not is_listed(actor, each) and each != kind}
+    return {each for each in hidden if f"1-{each}" in answer.text or f"{each}-model" in answer.text}
+
+
+def test_the_matrix_notices_what_is_wrong(site, connection, case, monkeypatch):
+    """A rule that promises too much, and one too little, are both told."""
+    people, cases, absent = case
+    client = new_browser(site, people["other"])
+    for path, rule in (("GET /{model}/{source}", if_listed), ("GET /api/jobs/{job_id}", by_address)):
+        monkeypatch.setitem(RULES, path, Rule(rule))
+        with pytest.raises(AssertionError, match=re.escape(path)):
+            check(
+                lambda route, path=path: client if route == path else None,
+                connection,
+                cases,
+                absent,
+                "other",
+                people["other"],
+            )
