@@ -123,7 +123,9 @@ def places(session: Session, model: str, sources: Sequence[str] = ()) -> Places:
         raise errors.NotFoundError(f"No model '{model}' is hosted.", hint="The home page lists those that are.")
     found = {}
     if sources:
-        query = addressed(_places().where(Source.model_id == model, Source.name.in_({catalog.as_key(name) for name in sources})))
+        query = addressed(
+            _places().where(Source.model_id == model, Source.name.in_({catalog.as_key(name) for name in sources}))
+        )
         found = {place.name: place for place in _read_places(session, query)}
     for name in sources:
         if name not in found:
