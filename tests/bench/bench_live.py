@@ -34,8 +34,8 @@ IS_QUICK = "--quick" in sys.argv
 CALLERS = (1, 8, 32)
 N_SEARCHES = {1: 200, 8: 600, 32: 1600}
 N_STEERINGS = {1: 10, 8: 64, 32: 192}
-N_WORDS = {"short": 4, "sentence": 10, "long": 40}
-"""Words of a text; the demo's tokens are about two to a word."""
+LENGTHS = {"short": 20, "sentence": 60, "long": 200}
+"""Characters of a text; how many tokens that is, is measured."""
 N_GENERATED = 32
 RESULT = REPOSITORY / "tests" / "bench" / "results" / "live.json"
 Ask = Callable[[int, str], Awaitable[float]]
@@ -55,30 +55,30 @@ async def _measure(site: LiveSite) -> dict[str, Any]:
     asked: dict[str, Any] = {}
     queue = _Queue(site)
     reading = asyncio.create_task(queue.read())
-    for name, n_words in N_WORDS.items():
+    for name, length in LENGTHS.items():
         rows = {}
         for where, ask in (("worker", queue.search), ("http", _http(site, _search_body, "/api/search-all"))):
-            rows[where] = await _series(ask, N_SEARCHES, n_words)
-        bare = _bare_forward(live_site.texts(100, n_words, seed=99))
+            rows[where] = await _series(ask, N_SEARCHES, length)
+        bare = _bare_forward(live_site.texts(100, length, seed=99))
         rows["bare_forward_ms"] = bare
         rows["overhead_ms"] = round(rows["http"]["1"]["p50"] - bare["p50"], 2)
         asked[f"search_{name}"] = rows
     asked["steer"] = {
-        "worker": await _series(queue.steer, N_STEERINGS, N_WORDS["sentence"]),
-        "http": await _series(_http(site, _steer_body, "/api/steer"), N_STEERINGS, N_WORDS["sentence"]),
+        "worker": await _series(queue.steer, N_STEERINGS, LENGTHS["sentence"]),
+        "http": await _series(_http(site, _steer_body, "/api/steer"), N_STEERINGS, LENGTHS["sentence"]),
     }
     reading.cancel()
     return asked
 
 
-async def _series(ask: Ask, n_requests: dict[int, int], n_words: int) -> dict[str, Any]:
+async def _series(ask: Ask, n_requests: dict[int, int], length: int) -> dict[str, Any]:
     """Latencies and requests a second for each number of callers; what more callers gain over one."""
     found: dict[str, Any] = {}
     for n_callers in CALLERS:
         n = n_requests[n_callers] // (8 if IS_QUICK else 1) or 1
         n = max(n, n_callers)
-        await _load(ask, live_site.texts(2 * n_callers, n_words, seed=1000 + n_callers), n_callers)
-        seconds, wall_s = await _load(ask, live_site.texts(n, n_words, seed=n_callers), n_callers)
+        await _load(ask, live_site.texts(2 * n_callers, length, seed=1000 + n_callers), n_callers)
+        seconds, wall_s = await _load(ask, live_site.texts(n, length, seed=n_callers), n_callers)
         found[str(n_callers)] = quantiles_ms(seconds) | {"requests_per_s": round(n / wall_s, 1)}
     base = found["1"]["requests_per_s"]
     found["gain"] = {str(n): round(found[str(n)]["requests_per_s"] / base, 2) for n in CALLERS[1:]}

@@ -89,15 +89,14 @@ def running(**changed: Any) -> Iterator[LiveSite]:
         yield LiveSite(settings, folder, live, web, sessions)
 
 
-def texts(n: int, n_words: int, *, seed: int = 0) -> list[str]:
-    """Distinct pieces of this Python's own library, each of about so many tokens."""
+def texts(n: int, n_characters: int, *, seed: int = 0) -> list[str]:
+    """Distinct pieces of this Python's own library of so many characters, white space as one blank."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "stdlib.txt"
         stdlib_text.write(path, max_bytes=1_000_000)
-        words = path.read_text().split()
-    rng = np.random.default_rng(seed)
-    starts = rng.choice(len(words) - n_words, n, replace=False)
-    return [" ".join(words[start : start + n_words]) for start in starts.tolist()]
+        whole = " ".join(path.read_text().split())
+    starts = np.random.default_rng(seed).choice(len(whole) - n_characters, n, replace=False)
+    return [whole[start : start + n_characters] for start in starts.tolist()]
 
 
 class Caller:
