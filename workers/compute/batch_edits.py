@@ -8,7 +8,7 @@ that follow one another are summed beforehand, so a batch that only adds is one 
 import contextlib
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 

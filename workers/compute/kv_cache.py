@@ -7,7 +7,6 @@ join, and when rows leave.
 
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer

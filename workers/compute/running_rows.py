@@ -270,7 +270,8 @@ def _error(model: LanguageModel, running: RunningRows) -> float:
     ordinary = np.array([i for i in range(min(model.d_vocab, n_embeddings(model), 512)) if i not in special])
     ids = ordinary[(np.arange(24) * 7 + 3) % len(ordinary)]
     rows = [
-        Row(owner=i, prompt=tuple(ids[i : i + n].tolist()), sampling=Sampling(n_tokens=1)) for i, n in enumerate((6, 2, 4))
+        Row(owner=i, prompt=tuple(ids[i : i + n].tolist()), sampling=Sampling(n_tokens=1))
+        for i, n in enumerate((6, 2, 4))
     ]
     running.join(rows[:2])
     running.advance(ids[:2])
