@@ -14,7 +14,7 @@ _HOOK_POINT = re.compile(r"blocks\.(?P<layer>\d+)\.(?P<place>(?:attn\.|mlp\.|ln1
 RESERVED = frozenset(
     {
         "api", "static", "jobs", "docs", "openapi.json", "definitions", "health", "favicon.ico",
-        "account", "add", "admin", "sign-in", "sign-out", "set-up",
+        "account", "add", "admin", "sign-in", "sign-out", "set-up", "steer",
     }
 )  # fmt: skip
 
@@ -107,6 +107,16 @@ def feature_api_url(model: str, source: str, index: int) -> str:
 def job_url(job_id: int) -> str:
     """A job's page."""
     return f"/jobs/{job_id}"
+
+
+def steer_url(model: str, **query: str | int | float) -> str:
+    """A model's steering page; `query` names a feature by `source`, `index` and `strength` to begin with."""
+    return f"{model_url(model)}/steer" + (f"?{urlencode(query)}" if query else "")
+
+
+def steer_run_url(run_id: str) -> str:
+    """The page of a saved steering run."""
+    return f"/steer/{quote(run_id)}"
 
 
 def set_up_url(token: str) -> str:
