@@ -7,7 +7,7 @@ Token texts never change under an id, so they are kept in the process after the 
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from threading import Lock
@@ -202,7 +202,13 @@ def readable_source(session: Session, model_id: str, name: str) -> ReadableSourc
             f"The dashboards of '{model_id}/{name}' are not computed yet.",
             hint="Start their computation, or watch it under /jobs.",
         )
-    return ReadableSource(_source_view(row), row.revision_id, row.corpus_id, row.vocabulary_id, row.is_first_masked)
+    return _readable(row)
+
+
+def readable_sources(session: Session, model_id: str, wanted: Collection[str]) -> dict[str, ReadableSource]:
+    """By name those of the wanted sources that have dashboards; one statement."""
+    query = _SOURCES.where(Source.model_id == as_key(model_id), Source.name.in_({as_key(name) for name in wanted}))
+    return {row.name: _readable(row) for row in session.execute(addressed(query)) if row.revision_id is not None}
 
 
 def source_set(session: Session, model_id: str, name: str) -> SourceSetView:
@@ -393,6 +399,10 @@ def _source_row(session: Session, model_id: str, name: str) -> AnyRow:
     if row is None:
         raise _no_source(model_id, name)
     return row
+
+
+def _readable(row: AnyRow) -> ReadableSource:
+    return ReadableSource(_source_view(row), row.revision_id, row.corpus_id, row.vocabulary_id, row.is_first_masked)
 
 
 def _source_views(session: Session, query: Select[Any]) -> list[SourceView]:
