@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from backend.web import schemas
+from backend.web import live_schemas, schemas
 
 ROUTES = {
     ("get", "/api/feature/{model}/{source}/{index}"): "Feature",
@@ -45,6 +45,10 @@ ROUTES = {
     ("delete", "/api/tokens/{service}"): ["Token"],
     ("get", "/api/health"): "Health",
     ("post", "/api/activation/new"): "NewActivations",
+    ("post", "/api/activation/source"): "SourceActivations",
+    ("post", "/api/search-all"): "Search",
+    ("post", "/api/search-topk-by-token"): "TopByToken",
+    ("post", "/api/cossim"): "Cosines",
     ("post", "/api/tokenize"): "Tokens",
 }
 LISTS = ("/api/model/list", "/api/jobs", "/api/uploads", "/api/tokens")
@@ -89,7 +93,8 @@ def test_every_route_describes_its_refusals(document):
 
 
 def test_answers_have_no_defaults():
-    answers = [each for each in vars(schemas).values() if isinstance(each, type) and issubclass(each, schemas.Answer)]
+    known = {**vars(schemas), **vars(live_schemas)}.values()
+    answers = [each for each in known if isinstance(each, type) and issubclass(each, schemas.Answer)]
     assert len(answers) > 20
     for answer in answers:
         assert issubclass(answer, BaseModel)
@@ -103,7 +108,8 @@ def test_every_route_refuses_what_is_not_there_in_one_shape(api, route):
     verb, path = route
     filled = re.sub(r"{(\w+)}", lambda match: "7" if match[1] in ("index", "other", "job_id") else "none", path)
     address = {"modelId": "none", "source": "none", "layer": "none", "index": 1}
-    full = {**address, "feature": address, "customText": "x", "prompt": "x", "visibility": "public"}
+    texts = {"customText": "x", "prompt": "x", "text": "x"}
+    full = {**address, **texts, "feature": address, "sourceSet": "none", "visibility": "public"}
     body = full if verb in ("post", "patch") else None
     response = api.request(verb, f"http://localhost{filled}", json=body)
     if response.status_code == 200:
