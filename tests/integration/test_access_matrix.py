@@ -186,6 +186,16 @@ RULES: dict[str, Rule] = {
     "POST /api/jobs/{job_id}/cancel": Rule(change_if_listed),
     "POST /api/jobs/{job_id}/retry": Rule(change_if_listed, statuses=frozenset({409})),
     "POST /api/activation/new": Rule(by_address, json={"feature": FEATURE, "customText": "x"}, statuses=LIVE),
+    "POST /api/activation/source": Rule(
+        by_address, json={"modelId": "{model}", "source": "{source}", "customText": "x"}, statuses=LIVE
+    ),
+    "POST /api/search-all": Rule(
+        if_listed, json={"modelId": "{model}", "sourceSet": "{name}", "text": "x"}, statuses=LIVE
+    ),
+    "POST /api/search-topk-by-token": Rule(
+        by_address, json={"modelId": "{model}", "source": "{source}", "text": "x"}, statuses=LIVE
+    ),
+    "POST /api/cossim": Rule(by_address, json=FEATURE, statuses=LIVE),
     "POST /api/tokenize": Rule(if_listed, json={"modelId": "{model}", "prompt": "x"}, statuses=LIVE),
     "POST /api/steer": Rule(by_address, json=STEERING | {"prompt": "x"}, statuses=LIVE),
     "POST /api/steer-chat": Rule(
