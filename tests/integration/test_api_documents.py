@@ -103,10 +103,9 @@ def test_every_route_describes_its_refusals(document):
 
 
 def test_answers_have_no_defaults():
-    assert len(answers) > 40
     known = {**vars(schemas), **vars(live_schemas), **vars(steer_schemas)}.values()
     answers = [each for each in known if isinstance(each, type) and issubclass(each, schemas.Answer)]
-    assert len(answers) > 20
+    assert len(answers) > 40
     for answer in answers:
         assert issubclass(answer, BaseModel)
         for name, field in answer.model_fields.items():
