@@ -209,6 +209,8 @@ def test_what_is_not_hosted_is_not_found(api, worker, path):
         ({"seed": 2**60}, "seed"),
         ({"n_logprobs": 11}, "n_logprobs"),
         ({"strength_multiplier": "inf"}, "strength_multiplier"),
+        ({"strength_multiplier": 1e7}, "strength_multiplier"),
+        ({"features": [feature(strength=-1e7)]}, "features.0.strength"),
         ({"steer_method": "HARDER"}, "steer_method"),
         ({"features": [feature(strength=...)]}, "strength"),
         ({"features": [feature(strength=None)]}, "no strength"),
