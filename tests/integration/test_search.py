@@ -42,39 +42,35 @@ CLOSE = 1e-4
 
 
 @pytest.fixture(scope="module")
-def hosted(site: Site) -> Site:
-    """Three ReLU SAEs with dashboards: their activations are continuous, so that rounding flips nothing that counts."""
-    changed = {"heartbeat_s": 20.0, "live_deadline_s": 60.0, "sweep_s": 0.3, "lease_s": 10.0}
-    site.settings = site.settings.model_copy(update=changed)
-    for seed, (source, d_sae) in enumerate(D_SAE.items()):
-        metadata = {"hook_name": f"blocks.{source[0]}.hook_resid_post"}
-        tiny.save_sae(
-            site.folder / "sae" / source, architecture="standard", d_sae=d_sae, seed=seed, metadata=metadata
-        )  # fmt: skip
-    job_id = site.add(*SOURCES, n_documents=60)
-    worker = site.fork_worker()
-    site.wake()
-    site.wait(job_id, lambda view: view.state in ("done", "failed"))
-    worker.terminate()
-    worker.wait(20)
-    tiny.save_sae(site.folder / "sae" / BARE, architecture="standard", d_sae=40, metadata={"prepend_bos": False})
-    site.add(BARE)
-    return site
-
-
-@pytest.fixture(scope="module")
-def live(hosted: Site) -> Iterator[None]:
-    environment = children.environment(hosted.settings)
-    with (hosted.folder / "live.log").open("ab") as log:
+def hosted(site: Site) -> Iterator[Site]:
+    """A live worker, and three ReLU SAEs with dashboards: activations are continuous, so rounding flips none that counts."""
+    live_settings = site.settings.model_copy(update={"heartbeat_s": 20.0, "live_deadline_s": 60.0})
+    with (site.folder / "live.log").open("ab") as log:
         command = [sys.executable, "-W", "ignore", "-m", "workers.live"]
-        process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
-    deadline = time.monotonic() + DEADLINE_S
-    while not is_reported(hosted):
-        assert time.monotonic() < deadline, (hosted.folder / "live.log").read_text()[-4000:]
-        time.sleep(0.05)
-    yield
-    process.kill()
-    process.wait()
+        environment = children.environment(live_settings)
+        live = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
+    try:
+        for seed, (source, d_sae) in enumerate(D_SAE.items()):
+            metadata = {"hook_name": f"blocks.{source[0]}.hook_resid_post"}
+            folder = site.folder / "sae" / source
+            tiny.save_sae(folder, architecture="standard", d_sae=d_sae, seed=seed, metadata=metadata)
+        job_id = site.add(*SOURCES, n_documents=60)
+        worker = site.fork_worker()
+        site.wake()
+        assert site.wait(job_id, lambda view: view.state in ("done", "failed")).state == "done"
+        worker.terminate()
+        worker.wait(20)
+        tiny.save_sae(site.folder / "sae" / BARE, architecture="standard", d_sae=40, metadata={"prepend_bos": False})
+        site.add(BARE)
+        deadline = time.monotonic() + DEADLINE_S
+        while not is_reported(site):
+            assert time.monotonic() < deadline, (site.folder / "live.log").read_text()[-4000:]
+            time.sleep(0.05)
+        site.settings = live_settings
+        yield site
+    finally:
+        live.kill()
+        live.wait()
 
 
 def is_reported(site: Site) -> bool:
@@ -83,7 +79,7 @@ def is_reported(site: Site) -> bool:
 
 
 @pytest.fixture(scope="module")
-def client(hosted: Site, live: None) -> Iterator[TestClient]:
+def client(hosted: Site) -> Iterator[TestClient]:
     (hosted.folder / "manifest.json").write_text("{}")
     app = create_app(hosted.settings.model_copy(update={"assets": hosted.folder}))
     with TestClient(app, base_url="http://localhost/api/") as client:
@@ -198,7 +194,8 @@ def test_the_features_found_are_those_that_fire_most_of_all(client, brute):
         assert row["modelId"] == MODEL
         assert row["maxValue"] == max(row["values"]) == row["values"][row["maxValueIndex"]]
         assert row["values"][0] == 0
-    assert asked(client, numResults=7)["result"] == found["result"][:7]
+    seven = [row["maxValue"] for row in asked(client, numResults=7)["result"]]
+    np.testing.assert_allclose(seven, [row["maxValue"] for row in found["result"][:7]], atol=CLOSE)
 
 
 def test_values_have_the_digits_of_fp32(client):
@@ -238,9 +235,8 @@ def test_features_denser_than_the_threshold_are_left_out(client, brute, densitie
     sparse = {key: column for key, column in columns.items() if densities[key] <= densest}
     check_ranked(asked(client, densityThreshold=densest), sparse, np.max, 100)
     assert 0 < len(sparse) < len(columns)
-    whole = asked(client)["result"]
     for none in (-1, 0, 1):
-        assert asked(client, densityThreshold=none)["result"] == whole
+        check_ranked(asked(client, densityThreshold=none), columns, np.max, 100)
 
 
 def test_a_list_of_texts_is_each_alone(client):
@@ -281,14 +277,22 @@ def test_features_without_dashboards_come_without(client):
 
 def test_a_hundred_features_cost_as_many_statements_as_one(client):
     asked(client, expand=True)
-    with statements(client.app.state.engine) as few:
-        asked(client, expand=True, numResults=1, selectedLayers=["2-many"])
-    with statements(client.app.state.engine) as many:
-        asked(client, expand=True, numResults=100)
-    assert len(many) == len(few) <= 8
-    with statements(client.app.state.engine) as bare:
-        asked(client)
-    assert len(bare) <= 2, "the sources, and now and then whether a worker lives"
+    few, many, none = (
+        n_statements(client, **case)
+        for case in (
+            {"expand": True, "numResults": 1, "selectedLayers": ["2-many"]},
+            {"expand": True, "numResults": 100},
+            {},
+        )
+    )
+    assert (few, many, none) == (6, 6, 1)
+
+
+def n_statements(client: TestClient, **search: object) -> int:
+    """Of one search; whether a worker lives is looked at now and then, and not counted."""
+    with statements(client.app.state.engine) as seen:
+        asked(client, **search)
+    return len([statement for statement in seen if "worker_report" not in statement])
 
 
 # --- search-topk-by-token ------------------------------------------------------------------------------------------
@@ -478,7 +482,7 @@ def test_what_cannot_be_searched_is_refused(client):
 
 
 @pytest.fixture
-def with_accounts(hosted: Site, live: None) -> Iterator[TestClient]:
+def with_accounts(hosted: Site) -> Iterator[TestClient]:
     """Nobody's browser at the same site with accounts."""
     changed = {"assets": hosted.folder, "access": Access.ACCOUNTS, "public_url": signing_in.ORIGIN}
     app = create_app(hosted.settings.model_copy(update=changed))
