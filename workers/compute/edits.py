@@ -138,7 +138,8 @@ def _along(push: Push, direction: _Direction) -> Change:
     norm = float(v.norm())
     if norm == 0 or not math.isfinite(norm):
         raise errors.InvalidInputError(
-            f"{direction.name} has no direction: its norm is {norm}.", hint="Give finite numbers that are not all 0, or another feature."
+            f"{direction.name} has no direction: its norm is {norm}.",
+            hint="Give finite numbers that are not all 0, or another feature.",
         )
     match push.method:
         case "add":

@@ -59,7 +59,9 @@ def stop_ids(model: LanguageModel, *, is_chat: bool) -> frozenset[int]:
         value = getattr(owner, "eos_token_id", None)
         found.update(value if isinstance(value, list) else [] if value is None else [value])
     if is_chat:
-        rendered = _rendered(model, [Turn(role="user", content="."), Turn(role="assistant", content=_MARK)], is_opened=False)
+        rendered = _rendered(
+            model, [Turn(role="user", content="."), Turn(role="assistant", content=_MARK)], is_opened=False
+        )
         after = tokenise(rendered.rpartition(_MARK)[2], model.tokenizer, prepend_bos=False)
         found.update([token for token in after if token in special_ids(model)][:1])
     return frozenset(found)
