@@ -23,7 +23,13 @@ class Layer(DynamicLayer):  # type: ignore[misc]  # transformers is not annotate
         self._roomy: tuple[Tensor, Tensor] | None = None
         """With the room; `keys` and `values` are views of it."""
 
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self,
+        key_states: Float[Tensor, "n heads new d_key"],
+        value_states: Float[Tensor, "n heads new d_value"],
+        *_: Any,
+        **__: Any,
+    ) -> tuple[Float[Tensor, "n heads columns d_key"], Float[Tensor, "n heads columns d_value"]]:
         """Append columns; all keys and values."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -48,7 +54,9 @@ class Layer(DynamicLayer):  # type: ignore[misc]  # transformers is not annotate
         """With the room."""
         return 0 if self._roomy is None else sum(each.nbytes for each in self._roomy)
 
-    def set(self, keys: Tensor, values: Tensor, n_columns: int) -> None:
+    def set(
+        self, keys: Float[Tensor, "n heads wider d_key"], values: Float[Tensor, "n heads wider d_value"], n_columns: int
+    ) -> None:
         """Hold these, whose first columns are taken and whose others are room."""
         self._roomy = (keys, values)
         self.keys, self.values = keys[..., :n_columns, :], values[..., :n_columns, :]
