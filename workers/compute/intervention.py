@@ -78,7 +78,7 @@ def _replaced(model: LanguageModel, capture: Capture, shape: torch.Size, edit: E
         return _with_first(output, replace(_first(output)))
 
     def at_block_end(_: Any, args: Any, output: Any) -> Any:
-        return _with_first(output, _first(output) + changes.pop())
+        return _with_first(output, _first(output) + changes.pop().reshape(_first(output).shape))
 
     module = model.model.get_submodule(capture.module)
     with contextlib.ExitStack() as handles:
