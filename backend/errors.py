@@ -103,6 +103,13 @@ class UnavailableError(SiteError):
     code = "unavailable"
 
 
+class TimedOutError(SiteError):
+    """A part that works did not answer in time."""
+
+    status = 504
+    code = "timed_out"
+
+
 class CancelledError(SiteError):
     """The user cancelled the job while it computed."""
 

@@ -108,4 +108,11 @@ class Settings(BaseSettings):
     live_waiting: int = Field(
         64, ge=1, description="Requests that may wait for the live worker; more are refused with status 429."
     )
+    live_generation_s: float = Field(120.0, gt=0, description="Seconds a caller waits for a whole generated text.")
+    live_memory_gb: float = Field(
+        0.0, ge=0, description="Gigabytes of models and SAEs the live worker keeps loaded. 0: half of what is free."
+    )
+    live_cache_mb: float = Field(
+        64.0, ge=0, description="Megabytes of live answers a web process keeps for the same question; 0 keeps none."
+    )
     log_level: str = Field("INFO", description="Least severe log event that is written.")

@@ -5,9 +5,10 @@ rows the caller saw. Each is checked as it is read. Activations are fp32 and wri
 Does not own how they travel (`services/inference`).
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import orjson
@@ -185,7 +186,7 @@ class SteerRequest(Ask):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScanRequest(Ask):
-    """How does each component of the model answer to more and more of one feature? (`workers/compute/injection_scan`)"""
+    """How does each component of the model answer to more and more of one feature? See `workers/compute/injection_scan`."""
 
     text: str
     push: Push
@@ -420,6 +421,8 @@ Reply = (
     | SteerReply | ScanReply | ErrorReply
 )  # fmt: skip
 _Message = TypeVar("_Message")
+_ID = re.compile(rb'\{"id":"([0-9a-zA-Z-]+)"')
+"""Fields are written in the order of their classes, `id` first: who routes replies need not read them."""
 
 _requests: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="kind")])
 _replies: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator="kind")])
@@ -427,6 +430,7 @@ _replies: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator=
 
 def sources_of(request: Request) -> tuple[str, ...]:
     """The sources a request is about, each once."""
+    named: tuple[str, ...]
     match request:
         case TokensRequest():
             return ()
@@ -463,13 +467,15 @@ def read_reply(packed: bytes) -> Reply:
     return _read(_replies, packed)
 
 
+def is_last(packed: bytes) -> bool:
+    """No reply to the same request follows this one."""
+    return not packed.endswith(b',"is_done":false,"kind":"steer"}')
+
+
 def id_of(packed: bytes) -> str:
     """The id of the request or reply in `packed`; empty where it has none."""
-    try:
-        found = orjson.loads(packed)
-    except orjson.JSONDecodeError:
-        return ""
-    return cast(str, found.get("id", "")) if isinstance(found, dict) else ""
+    found = _ID.match(packed)
+    return found[1].decode() if found else ""
 
 
 def _read(adapter: TypeAdapter[_Message], packed: bytes) -> _Message:

@@ -1,210 +1,440 @@
-"""Live inference: asking the live worker through Redis, and its side of the same list. No result back-end.
+"""Live inference: asking the live workers through Redis, and their side of the same list. No result back-end.
 
-1. `check_*`: the thing is hosted, and a live worker has been heard from; else nothing is queued.
-2. `activations`, `tokens`: refuse with `BusyError` where too many wait, push the request on one list, wait for the
-   reply on a key of its own. Every request has a deadline; a caller who gives up takes the request back.
-3. The worker takes all that has queued (`take`), and leaves each reply under its key for a minute (`reply`).
+1. `places`: the model and sources are hosted, and in which state. `Client.check_worker`: a live worker was heard from.
+2. `Client.ask` and `stream`: refuse with `BusyError` where too many wait, push the request on one list, and wait for what
+   comes back on this process's own list, which one thread reads for all its callers. The same question about the same
+   state of the rows is answered from memory. A caller who leaves says so, and nothing more is computed for them.
+3. A worker takes all that has queued (`take`), and leaves each reply on the list its request names (`reply`).
 A request may be lost with a killed worker or a restarted Redis: its caller hears so at the deadline and asks again.
 Does not own what is computed (`workers/live`), nor transactions: callers check, commit, then wait.
 """
 
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import logging
+import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
 
+import orjson
 import redis
-from sqlalchemy import func, select
+from anyio import to_thread
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
-from backend import errors
+from backend import errors, logs, weights
 from backend.db.tables import Model, Revision, Source, WorkerReport
 from backend.formats import messages
-from backend.formats.messages import Reply, Request, TextActivations
-from backend.names import FeatureRef
+from backend.formats.messages import Reply, Request
 from backend.services import catalog, health
+from backend.services.visibility import addressed
 from backend.settings import Settings
 
+_logger = logging.getLogger(__name__)
 WORKER_KIND = "live"
 REQUESTS = "eyepiece:live:requests"
-REPLY_TTL_S = 60
 RETRY_AFTER_S = 2
+REPLIES_TTL_S = 60
+"""A list of replies that nobody reads is gone after it."""
+GONE_TTL_S = 600
 CONNECT_TIMEOUT_S = 2.0
+READ_S = 1.0
+"""One wait for replies."""
+LEFT_S = 0.5
+"""Between two looks at whether a caller is still there."""
 _SLACK_S = 5.0
 """A socket waits longer than any command that blocks on it."""
 _DEFAULT_DTYPE = "float32"
+_PUSH = """
+if redis.call('LLEN', KEYS[1]) >= tonumber(ARGV[1]) then return 0 end
+redis.call('RPUSH', KEYS[1], ARGV[2])
+return 1
+"""
 
 Queue = redis.Redis
 _KINDS: tuple[type[errors.SiteError], ...] = (
     errors.InvalidInputError, errors.NotFoundError, errors.UnsupportedError, errors.UnavailableError,
+    errors.TimedOutError,
 )  # fmt: skip
 _BY_CODE = {kind.code: kind for kind in _KINDS} | {errors.ProblemsError.code: errors.UnsupportedError}
 """Several problems arrive as one text."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a caller accepts."""
-
-    deadline_s: float
-    n_waiting: int
-    """Requests that may wait before one more is refused."""
+# --- what is asked about -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class SourceFiles:
-    """What the live worker loads for a source."""
+class Place:
+    """A hosted source, as a live worker needs it."""
 
-    model_weights: str
-    sae_weights: str
+    id: int
+    name: str
+    set_name: str
+    layer: int
+    hook_point: str
+    d_in: int
+    d_sae: int
+    weights: str
     declared: dict[str, Any]
     """What was said beside the SAE's files."""
-    hook_point: str
     dtype: str
-    """The one its dashboards were computed in."""
+    """The model's while its dashboards were computed."""
+    revision_id: int | None
+    """None: it has no dashboards."""
+    model_weights: str
+    written_at: int
+    """Of the weights, see `weights.written_at`: an SAE trained anew into the same folder is another."""
+
+    @property
+    def version(self) -> str:
+        """Changes with whatever changes the answers."""
+        return _digest(dataclasses.asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """A model, and sources of it."""
+
+    model: str
+    model_weights: str
+    n_context: int | None
+    """None: the model was never loaded."""
+    sources: Mapping[str, Place]
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """As requests carry them."""
+        model = [self.model_weights, weights.written_at(self.model_weights)]
+        return {"": _digest(model), **{name: place.version for name, place in self.sources.items()}}
+
+
+def places(session: Session, model: str, sources: Sequence[str] = ()) -> Places:
+    """The named sources of a model, in their order; raises `NotFoundError`. One statement, or two."""
+    known = select(Model.weights, Model.n_context).where(Model.id == catalog.as_key(model))
+    row = session.execute(addressed(known)).one_or_none()
+    if row is None:
+        raise errors.NotFoundError(f"No model '{model}' is hosted.", hint="The home page lists those that are.")
+    found = {}
+    if sources:
+        query = addressed(
+            _places().where(Source.model_id == model, Source.name.in_({catalog.as_key(name) for name in sources}))
+        )
+        found = {place.name: place for place in _read_places(session, query)}
+    for name in sources:
+        if name not in found:
+            raise errors.NotFoundError(
+                f"No source '{name}' of a model '{model}' is hosted.", hint=f"See the page /{model} for those that are."
+            )
+    return Places(model, row[0], row[1], {name: found[name] for name in sources})
+
+
+def places_of_set(session: Session, model: str, source_set: str) -> Places:
+    """The sources of a set that the viewer sees in lists, by layer; raises `NotFoundError` where there is none."""
+    whole = places(session, model)
+    query = _places().where(Source.model_id == model, Source.set_name == catalog.as_key(source_set))
+    found = _read_places(session, query.order_by(Source.layer, Source.name))
+    if not found:
+        raise errors.NotFoundError(f"Model '{model}' has no source set '{source_set}'.", hint=f"See the page /{model}.")
+    return dataclasses.replace(whole, sources={place.name: place for place in found})
+
+
+def _places() -> Select[Any]:
+    columns = (
+        Source.id, Source.name, Source.set_name, Source.layer, Source.hook_point, Source.d_in, Source.d_sae,
+        Source.weights, Source.declared, Revision.spec["dtype"].astext.label("dtype"), Source.revision_id,
+        Model.weights.label("model_weights"),
+    )  # fmt: skip
+    joined = select(*columns).select_from(Source).join(Model, Model.id == Source.model_id)
+    return joined.outerjoin(Revision, Revision.id == Source.revision_id)
+
+
+def _read_places(session: Session, query: Select[Any]) -> list[Place]:
+    return [
+        Place(**{**row, "dtype": row["dtype"] or _DEFAULT_DTYPE}, written_at=weights.written_at(row["weights"]))
+        for row in session.execute(query).mappings()
+    ]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.blake2b(orjson.dumps(value, option=orjson.OPT_SORT_KEYS), digest_size=12).hexdigest()
+
+
+def is_worker_alive(session: Session, *, heartbeat_s: float) -> bool:
+    """A live worker has been heard from."""
+    since = func.clock_timestamp() - timedelta(seconds=health.N_MISSED_HEARTBEATS * heartbeat_s)
+    alive = select(WorkerReport.name).where(WorkerReport.kind == WORKER_KIND, WorkerReport.seen_at >= since)
+    return session.execute(alive.limit(1)).first() is not None
+
+
+# --- the web server's side -----------------------------------------------------------------------------------------
+
+
+class Client:
+    """One for each web process; its methods may be called from any event loop, `check_worker` from any thread.
+
+    Raises:
+        BusyError: Too many requests wait.
+        TimedOutError: No reply came by the deadline.
+        UnavailableError: The queue is down, or no live worker runs.
+        SiteError: What the worker refused, such as a text that is too long.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Connects when first used."""
+        self._settings = settings
+        self._queue: Queue | None = None
+        self._replies = f"eyepiece:live:replies:{uuid.uuid4().hex}"
+        self._waiting: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Queue[bytes]]] = {}
+        self._lock = threading.Lock()
+        self._reader: threading.Thread | None = None
+        self._is_closed = threading.Event()
+        self._heard_at = -float("inf")
+        self._cache = Cache(int(settings.live_cache_mb * 1e6))
+
+    def close(self) -> None:
+        """Stop reading; who still waits hears so at their deadline."""
+        self._is_closed.set()
+        if self._reader is not None:
+            self._reader.join(READ_S + _SLACK_S)
+        if self._queue is not None:
+            self._queue.close()
+
+    def check_worker(self, session: Session) -> None:
+        """Raises `UnavailableError` where no live worker was heard from; asks the database at most once a heartbeat."""
+        heartbeat_s = self._settings.heartbeat_s
+        if time.monotonic() - self._heard_at < heartbeat_s:
+            return
+        if not is_worker_alive(session, heartbeat_s=heartbeat_s):
+            raise errors.UnavailableError("No live worker runs.", hint="`eyepiece up` starts one.")
+        self._heard_at = time.monotonic()
+
+    def header(self, found: Places, *, deadline_s: float | None = None) -> dict[str, Any]:
+        """The fields every request has, for one about these places."""
+        deadline_s = self._settings.live_deadline_s if deadline_s is None else deadline_s
+        return {
+            "id": uuid.uuid4().hex, "reply_to": self._replies, "deadline_at": time.time() + deadline_s,
+            "model": found.model, "versions": found.versions,
+        }  # fmt: skip
+
+    async def ask(self, request: Request, *, has_left: Callable[[], Awaitable[bool]] | None = None) -> Reply:
+        """The one reply; `has_left` tells when nobody waits for it any more, as Starlette's `is_disconnected` does.
+
+        Raises as the class says, and `CancelledError` for who has left.
+        """
+        key = self._cache.key(request)
+        known = None if key is None else self._cache.get(key)
+        if known is not None:
+            return _read(known)
+        async with contextlib.aclosing(self._replies_to(request, has_left)) as replies:
+            packed = await anext(replies)
+        answer = _read(packed)
+        if key is not None:
+            self._cache.put(key, packed)
+        return answer
+
+    async def stream(
+        self, request: Request, *, has_left: Callable[[], Awaitable[bool]] | None = None
+    ) -> AsyncGenerator[Reply]:
+        """Every reply as it comes, until one that is done."""
+        async with contextlib.aclosing(self._replies_to(request, has_left)) as replies:
+            async for packed in replies:
+                yield _read(packed)
+                if messages.is_last(packed):
+                    return
+
+    async def _replies_to(
+        self, request: Request, has_left: Callable[[], Awaitable[bool]] | None
+    ) -> AsyncGenerator[bytes]:
+        """Everything that comes back, until the caller has enough, leaves, or the deadline passes."""
+        packed = messages.write_request(request)
+        mine: asyncio.Queue[bytes] = asyncio.Queue()
+        with self._lock:
+            if len(self._waiting) >= self._settings.live_waiting:
+                raise _busy(self._settings.live_waiting)
+            self._waiting[request.id] = (asyncio.get_running_loop(), mine)
+        is_answered = False
+        try:
+            await to_thread.run_sync(self._push, packed)
+            while True:
+                reply = await self._next(mine, request.deadline_at, has_left)
+                is_answered = messages.is_last(reply)
+                yield reply
+        finally:
+            with self._lock:
+                self._waiting.pop(request.id, None)
+            if not is_answered:
+                # shielded by being a thread: the caller's task may be cancelled already
+                threading.Thread(target=self._take_back, args=(request.id, packed), daemon=True).start()
+
+    async def _next(
+        self, mine: "asyncio.Queue[bytes]", deadline_at: float, has_left: Callable[[], Awaitable[bool]] | None
+    ) -> bytes:
+        while True:
+            left_s = deadline_at - time.time()
+            if left_s <= 0:
+                raise errors.TimedOutError(
+                    "The live worker did not answer in time.",
+                    hint="It may still be loading the model, or have been restarted. Ask again in a moment.",
+                )
+            try:
+                return await asyncio.wait_for(mine.get(), min(left_s, LEFT_S))
+            except TimeoutError:
+                if has_left is not None and await has_left():
+                    raise errors.CancelledError("Nobody waits for the answer any more.") from None
+
+    def _push(self, packed: bytes) -> None:
+        try:
+            queue = self._connected()
+            is_pushed = queue.eval(_PUSH, 1, REQUESTS, str(self._settings.live_waiting), cast(Any, packed))
+        except (OSError, redis.RedisError) as error:
+            raise errors.UnavailableError("The queue does not answer.", hint="Try again in a moment.") from error
+        if not is_pushed:
+            raise _busy(self._settings.live_waiting)
+
+    def _take_back(self, request_id: str, packed: bytes) -> None:
+        try:
+            queue = self._connected()
+            if not queue.lrem(REQUESTS, 1, cast(Any, packed)):
+                queue.set(_gone_key(request_id), b"", ex=GONE_TTL_S)
+        except (OSError, redis.RedisError, errors.UnavailableError) as error:
+            logs.event(_logger, "live.not_taken_back", error=type(error).__name__)
+
+    def _connected(self) -> Queue:
+        with self._lock:
+            if self._queue is None:
+                self._queue = connect(self._settings)
+                self._reader = threading.Thread(target=self._read_replies, name="live replies", daemon=True)
+                self._reader.start()
+            return self._queue
+
+    def _read_replies(self) -> None:
+        """Hand what comes back to who waits for it."""
+        queue = connect(self._settings)
+        while not self._is_closed.is_set():
+            try:
+                for packed in _pop(queue, self._replies, wait_s=READ_S, n_most=256):
+                    self._hand_over(packed)
+            except (OSError, redis.RedisError) as error:
+                logs.event(_logger, "live.replies_unreadable", error=type(error).__name__)
+                self._is_closed.wait(READ_S)
+        queue.close()
+
+    def _hand_over(self, packed: bytes) -> None:
+        with self._lock:
+            waiting = self._waiting.get(messages.id_of(packed))
+        if waiting is None:
+            return
+        loop, mine = waiting
+        try:
+            loop.call_soon_threadsafe(mine.put_nowait, packed)
+        except RuntimeError:  # its loop has ended, and the caller with it
+            logs.event(_logger, "live.caller_gone")
+
+
+class Cache:
+    """Replies by what was asked and the state of the rows; those used longest ago go first. Threads may share it."""
+
+    def __init__(self, n_bytes: int) -> None:
+        self._n_most, self._n_bytes = n_bytes, 0
+        self._kept: OrderedDict[bytes, bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def key(self, request: Request) -> bytes | None:
+        """What the reply is kept under; None: it is not kept, as what is generated."""
+        if isinstance(request, messages.SteerRequest) or self._n_most == 0:
+            return None
+        same = dataclasses.replace(request, id="", reply_to="", deadline_at=0.0)
+        return hashlib.blake2b(messages.write_request(same), digest_size=20).digest()
+
+    def get(self, key: bytes) -> bytes | None:
+        """The reply kept, if any."""
+        with self._lock:
+            found = self._kept.get(key)
+            if found is not None:
+                self._kept.move_to_end(key)
+            return found
+
+    def put(self, key: bytes, packed: bytes) -> None:
+        """Keep a reply."""
+        with self._lock:
+            old = self._kept.pop(key, None)
+            self._n_bytes += len(packed) - (0 if old is None else len(old))
+            self._kept[key] = packed
+            while self._n_bytes > self._n_most:
+                _, gone = self._kept.popitem(last=False)
+                self._n_bytes -= len(gone)
+
+
+def _read(packed: bytes) -> Reply:
+    try:
+        answer = messages.read_reply(packed)
+    except errors.InvalidInputError as error:
+        raise errors.UnavailableError(
+            "The live worker's answer cannot be read.", hint="Is it of the same version? Restart it."
+        ) from error
+    if isinstance(answer, messages.ErrorReply):
+        raise _BY_CODE.get(answer.code, errors.SiteError)(answer.error, hint=answer.hint)
+    return answer
+
+
+def _busy(n_waiting: int) -> errors.BusyError:
+    return errors.BusyError(
+        f"{n_waiting} requests wait for the live worker.", hint="Ask again in a moment.", retry_after_s=RETRY_AFTER_S
+    )
+
+
+# --- both sides, and the worker's ----------------------------------------------------------------------------------
 
 
 def connect(settings: Settings) -> Queue:
     """A client that connects when first used; raises `UnavailableError` where no queue is named."""
     if not settings.redis_url:
         raise errors.UnavailableError("no queue is named.", hint="Set EYEPIECE_REDIS_URL, or run `eyepiece up`.")
-    timeout_s = settings.live_deadline_s + _SLACK_S
     return Queue.from_url(
-        settings.redis_url, socket_connect_timeout=CONNECT_TIMEOUT_S, socket_timeout=timeout_s, retry=None
+        settings.redis_url, socket_connect_timeout=CONNECT_TIMEOUT_S, socket_timeout=READ_S + _SLACK_S, retry=None
     )
-
-
-def check_feature(session: Session, ref: FeatureRef, *, heartbeat_s: float) -> None:
-    """Return if the feature is hosted and a live worker runs; raises `NotFoundError` or `UnavailableError`."""
-    source = catalog.source(session, ref.model, ref.source)
-    if ref.index >= source.d_sae:
-        raise errors.NotFoundError(
-            f"'{ref.model}/{ref.source}' has no feature {ref.index}.", hint=f"It has 0 to {source.d_sae - 1}."
-        )
-    _check_worker(session, heartbeat_s)
-
-
-def check_model(session: Session, model: str, *, heartbeat_s: float) -> None:
-    """Return if the model is hosted and a live worker runs; raises as `check_feature`."""
-    catalog.model(session, model)
-    _check_worker(session, heartbeat_s)
-
-
-def _check_worker(session: Session, heartbeat_s: float) -> None:
-    since = func.clock_timestamp() - timedelta(seconds=health.N_MISSED_HEARTBEATS * heartbeat_s)
-    alive = select(WorkerReport.name).where(WorkerReport.kind == WORKER_KIND, WorkerReport.seen_at >= since)
-    if session.execute(alive.limit(1)).first() is None:
-        raise errors.UnavailableError("No live worker runs.", hint="`eyepiece up` starts one.")
-
-
-def activations(
-    queue: Queue, ref: FeatureRef, texts: Sequence[str], limits: Limits, *, is_leading_special_dropped: bool = False
-) -> tuple[TextActivations, ...]:
-    """The feature's activations on each text, in order.
-
-    Raises:
-        BusyError: Too many requests wait.
-        UnavailableError: The queue is down, or no reply came by the deadline.
-        SiteError: What the worker refused, such as a text that is too long.
-    """
-    answer = _ask(
-        queue,
-        messages.ActivationsRequest(
-            id=uuid.uuid4().hex, deadline_at=time.time() + limits.deadline_s, model=ref.model, source=ref.source,
-            index=ref.index, texts=tuple(texts), is_leading_special_dropped=is_leading_special_dropped,
-        ),
-        limits,
-    )  # fmt: skip
-    if not isinstance(answer, messages.ActivationsReply) or len(answer.texts) != len(texts):
-        raise _not_understood()
-    return answer.texts
-
-
-def tokens(queue: Queue, model: str, text: str, limits: Limits, *, is_bos_prepended: bool) -> messages.TokensReply:
-    """How the model cuts the text; raises as `activations`."""
-    answer = _ask(
-        queue,
-        messages.TokensRequest(
-            id=uuid.uuid4().hex, deadline_at=time.time() + limits.deadline_s, model=model, text=text,
-            is_bos_prepended=is_bos_prepended,
-        ),
-        limits,
-    )  # fmt: skip
-    if not isinstance(answer, messages.TokensReply):
-        raise _not_understood()
-    return answer
-
-
-def _ask(queue: Queue, request: Request, limits: Limits) -> Reply:
-    packed = messages.write_request(request)
-    try:
-        if queue.llen(REQUESTS) >= limits.n_waiting:
-            raise errors.BusyError(
-                f"{limits.n_waiting} requests wait for the live worker.",
-                hint="Ask again in a moment.", retry_after_s=RETRY_AFTER_S,
-            )  # fmt: skip
-        queue.rpush(REQUESTS, packed)
-        found = cast("tuple[bytes, bytes] | None", queue.blpop([_reply_key(request.id)], timeout=limits.deadline_s))
-        if found is None:
-            queue.lrem(REQUESTS, 1, cast(Any, packed))
-            raise errors.UnavailableError(
-                f"The live worker did not answer within {limits.deadline_s:g} s.",
-                hint="It may still be loading the model. Ask again in a moment.",
-            )
-    except (OSError, redis.RedisError) as error:
-        raise errors.UnavailableError("The queue does not answer.", hint="Try again in a moment.") from error
-    try:
-        answer = messages.read_reply(found[1])
-    except errors.InvalidInputError as error:
-        raise _not_understood() from error
-    if isinstance(answer, messages.ErrorReply):
-        raise _BY_CODE.get(answer.code, errors.SiteError)(answer.error, hint=answer.hint)
-    return answer
 
 
 def take(queue: Queue, *, wait_s: float, n_most: int) -> list[bytes]:
-    """All that has queued, oldest first, at most `n_most`; waits for the first one. Empty if none came."""
-    first = cast("tuple[bytes, bytes] | None", queue.blpop([REQUESTS], timeout=wait_s))
-    if first is None:
-        return []
-    rest = cast("list[bytes] | None", queue.lpop(REQUESTS, n_most - 1)) if n_most > 1 else None
-    return [first[1], *(rest or [])]
+    """All requests that have queued, oldest first, at most `n_most`; waits up to `wait_s` for the first one."""
+    return _pop(queue, REQUESTS, wait_s=wait_s, n_most=n_most)
 
 
-def reply(queue: Queue, request_id: str, answer: Reply) -> None:
-    """Leave the answer where its caller waits; gone after a minute if there is none."""
-    with queue.pipeline() as pipeline:
-        pipeline.rpush(_reply_key(request_id), messages.write_reply(answer))
-        pipeline.expire(_reply_key(request_id), REPLY_TTL_S)
+def _pop(queue: Queue, key: str, *, wait_s: float, n_most: int) -> list[bytes]:
+    taken: list[bytes] = []
+    if wait_s > 0:
+        first = cast("tuple[bytes, bytes] | None", queue.blpop([key], timeout=wait_s))
+        if first is None:
+            return []
+        taken = [first[1]]
+    rest = cast("list[bytes] | None", queue.lpop(key, n_most - len(taken))) if n_most > len(taken) else None
+    return [*taken, *(rest or [])]
+
+
+def reply(queue: Queue, answers: Sequence[tuple[Request, Reply]]) -> None:
+    """Leave the answers where their callers wait; gone after a minute where nobody does. One round trip."""
+    with queue.pipeline(transaction=False) as pipeline:
+        for request, answer in answers:
+            pipeline.rpush(request.reply_to, messages.write_reply(answer))
+        for key in {request.reply_to for request, _ in answers}:
+            pipeline.expire(key, REPLIES_TTL_S)
         pipeline.execute()
 
 
-def source_files(session: Session, model: str, source: str) -> SourceFiles:
-    """What to load for a source; raises `NotFoundError`."""
-    query = select(Model.weights, Source.weights, Source.declared, Source.hook_point, Revision.spec).select_from(Model)
-    query = query.join(Source, Source.model_id == Model.id)
-    query = query.outerjoin(Revision, Revision.id == Source.revision_id)
-    row = session.execute(query.where(Model.id == model, Source.name == source)).one_or_none()
-    if row is None:
-        raise errors.NotFoundError(f"No source '{source}' of a model '{model}' is hosted.")
-    return SourceFiles(row[0], row[1], row[2], row[3], (row[4] or {}).get("dtype", _DEFAULT_DTYPE))
+def gone(queue: Queue, request_ids: Sequence[str]) -> set[str]:
+    """Those of the requests whose callers have left."""
+    if not request_ids:
+        return set()
+    found = cast("list[bytes | None]", queue.mget([_gone_key(each) for each in request_ids]))
+    return {each for each, mark in zip(request_ids, found, strict=True) if mark is not None}
 
 
-def model_weights(session: Session, model: str) -> str:
-    """Where a model's weights lie; raises `NotFoundError`."""
-    weights = session.scalar(select(Model.weights).where(Model.id == model))
-    if weights is None:
-        raise errors.NotFoundError(f"No model '{model}' is hosted.")
-    return weights
-
-
-def _reply_key(request_id: str) -> str:
-    return f"eyepiece:live:reply:{request_id}"
-
-
-def _not_understood() -> errors.UnavailableError:
-    return errors.UnavailableError(
-        "The live worker's answer cannot be read.", hint="Is it of the same version? Restart it."
-    )
+def _gone_key(request_id: str) -> str:
+    return f"eyepiece:live:gone:{request_id}"

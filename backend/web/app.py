@@ -20,7 +20,7 @@ from starlette.types import Scope
 
 from backend import errors, logs, storage
 from backend.db import session
-from backend.services import visibility
+from backend.services import inference, visibility
 from backend.services.rates import Rates
 from backend.settings import Access, Settings
 from backend.web import callers, forms, identity, middleware, rendering
@@ -89,6 +89,7 @@ def _application(settings: Settings) -> FastAPI:
         app.state.sessions = visibility.only_public(app.state.sessions)
     app.state.rates = Rates(settings.redis_url)
     app.state.files = storage.mirror(settings)
+    app.state.live = inference.Client(settings)
     for kind in (errors.SiteError, HTTPException, RequestValidationError, OperationalError):
         app.add_exception_handler(kind, failures.respond)
     app.mount(rendering.STATIC_URL, _Assets(directory=settings.assets))
@@ -104,6 +105,7 @@ def _application(settings: Settings) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
+    app.state.live.close()
     app.state.rates.close()
     app.state.engine.dispose()
 
