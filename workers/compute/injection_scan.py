@@ -12,7 +12,7 @@ Logits are read at the unembedding's output, before a soft cap or a scaling of l
 Source: the procedure is Joseph Bloom's.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -68,10 +68,17 @@ class Scan:
     """What the final norm divides by."""
 
 
-def scan(model: LanguageModel, question: Question, *, memory_bytes: int = MEMORY_BYTES) -> Scan:
+def scan(
+    model: LanguageModel,
+    question: Question,
+    *,
+    memory_bytes: int = MEMORY_BYTES,
+    before_pass: Callable[[], None] = lambda: None,
+) -> Scan:
     """Attribute the logit at each coefficient; the forward pass is in the model's dtype, everything after it float64.
 
-    The hooks come and go with the call, so one model serves one call at a time.
+    `before_pass` is called before each forward pass and may raise to stop. The hooks come and go with the call, so one
+    model serves one call at a time.
 
     Raises:
         UnsupportedError: The vector cannot be added there, the architecture cannot be taken apart, or what comes out is
@@ -80,7 +87,7 @@ def scan(model: LanguageModel, question: Question, *, memory_bytes: int = MEMORY
     intervention.check(question.capture)
     where = residual_parts.layout(model, are_heads_apart=question.are_heads_apart)
     write = injected_write(model, where, question.capture, question.vector)
-    found = _read(model, where, question, memory_bytes)
+    found = _read(model, where, question, memory_bytes, before_pass)
     direction = language_model.logit_direction(model, question.token, question.minus)
     attribution = residual_parts.attribute(model, where, found, direction)
     per_unit = float(write.cpu().double() @ direction.folded.cpu())
@@ -108,12 +115,15 @@ def injected_write(
 
 
 def _read(
-    model: LanguageModel, where: Layout, question: Question, memory_bytes: int
+    model: LanguageModel, where: Layout, question: Question, memory_bytes: int, before_pass: Callable[[], None]
 ) -> dict[Place, Float64[Tensor, "n _"]]:
     """What is at every place, at the token asked about, for each coefficient."""
     ids = torch.tensor([question.ids[: question.position + 1]])
     n_rows = max(1, memory_bytes // _row_bytes(model, ids.shape[1]))
-    passes = [_pass(model, where, question, ids, rows) for rows in _runs(question.coefficients, n_rows)]
+    passes = []
+    for coefficients in _runs(question.coefficients, n_rows):
+        before_pass()
+        passes.append(_pass(model, where, question, ids, coefficients))
     return {place: torch.cat([found[place] for found in passes]) for place in where.places}
 
 

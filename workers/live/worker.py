@@ -25,7 +25,7 @@ from backend.formats import messages
 from backend.formats.messages import Reply, Request
 from backend.services import inference
 from backend.settings import Settings
-from workers.live import answers
+from workers.live import answers, scanning
 from workers.live.resident import Ready, Residents
 
 _logger = logging.getLogger(__name__)
@@ -138,7 +138,11 @@ class LiveWorker:
                         self._reply(request, answers.direction(request, ready))
                     case messages.CosineRequest():
                         self._reply(request, answers.cosine(request, ready))
-                    case messages.SteerRequest() | messages.ScanRequest():
+                    case messages.ScanRequest():
+                        source = ready.sources[request.push.source].loaded if request.push.source else None
+                        scan = scanning.answer(ready.model.model, ready.model.vocabulary, source, request)
+                        self._reply(request, scan)
+                    case messages.SteerRequest():
                         raise errors.UnsupportedError("not yet")
                     case _:
                         texts.append((request, ready))
