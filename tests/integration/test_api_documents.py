@@ -46,11 +46,12 @@ ROUTES = {
     ("get", "/api/health"): "Health",
     ("post", "/api/activation/new"): "NewActivations",
     ("post", "/api/tokenize"): "Tokens",
+    ("post", "/api/injection-scan"): "InjectionScan",
 }
 LISTS = ("/api/model/list", "/api/jobs", "/api/uploads", "/api/tokens")
 BODIES_OF_THEIR_OWN = {
     ("post", "/api/jobs"), ("post", "/api/uploads"), ("post", "/api/sources"), ("post", "/api/uploads/whole"),
-    ("post", "/api/uploads/{upload_id}/complete"), ("put", "/api/tokens/{service}"),
+    ("post", "/api/uploads/{upload_id}/complete"), ("put", "/api/tokens/{service}"), ("post", "/api/injection-scan"),
 }  # fmt: skip
 """They refuse the body below before they look for anything."""
 

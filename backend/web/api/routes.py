@@ -14,6 +14,7 @@ from backend.web.api import (
     live,
     looks,
     removal,
+    scan,
     uploads,
 )
 
@@ -29,6 +30,7 @@ router.include_router(removal.router)
 router.include_router(looks.router)
 router.include_router(jobs.router)
 router.include_router(live.router)
+router.include_router(scan.router)
 router.include_router(uploads.router)
 router.include_router(hosting.router)
 router.include_router(corpora.router)
