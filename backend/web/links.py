@@ -1,5 +1,6 @@
 """URLs that only pages use: where forms go and what they lead to. Everything else is in `backend/names.py`."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from urllib.parse import urlencode
 
@@ -46,6 +47,22 @@ def cofiring_url(model: str, source: str, index: int, query: CofiringQuery = _CO
 def pair_url(model: str, source: str, index: int, other: int, query: PairQuery = _PAIR) -> str:
     """Contexts of two features, as `query` says."""
     return _with(f"{names.feature_url(model, source, index)}/pair/{other}", query, _PAIR)
+
+
+def scan_url(model: str, source: str, index: int, asked: Mapping[str, str | float] | None = None) -> str:
+    """The injection scan of a feature, as `asked` says."""
+    path = f"{names.feature_url(model, source, index)}/scan"
+    return f"{path}?{urlencode(asked)}" if asked else path
+
+
+def scan_form_url(model: str, source: str, index: int) -> str:
+    """Where the form of an injection scan leads: to what was found."""
+    return f"{scan_url(model, source, index)}#scan"
+
+
+def scan_csv_url(model: str, source: str, index: int, asked: Mapping[str, str | float]) -> str:
+    """The same scan as CSV."""
+    return f"{names.feature_url(model, source, index)}/scan.csv?{urlencode(asked)}"
 
 
 def index_api_url(page_url: str) -> str:

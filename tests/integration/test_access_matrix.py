@@ -145,6 +145,8 @@ RULES: dict[str, Rule] = {
     "GET /{model}/{source}/{index}/activations": Rule(by_address),
     "GET /{model}/{source}/{index}/cofiring": Rule(by_address),
     "GET /{model}/{source}/{index}/pair/{other}": Rule(by_address),
+    "GET /{model}/{source}/{index}/scan": Rule(by_address),
+    "GET /{model}/{source}/{index}/scan.csv": Rule(by_address, query="text=x&token=y", statuses=LIVE),
     "GET /sign-in": Rule(everybody),
     "POST /sign-in": Rule(everybody, form={"name": "nobody", "password": "x"}, statuses=frozenset({401})),
     "POST /sign-out": Rule(everybody),
@@ -185,6 +187,9 @@ RULES: dict[str, Rule] = {
     "GET /api/jobs/{job_id}/events": Rule(if_listed),
     "POST /api/jobs/{job_id}/cancel": Rule(change_if_listed),
     "POST /api/jobs/{job_id}/retry": Rule(change_if_listed, statuses=frozenset({409})),
+    "POST /api/injection-scan": Rule(
+        by_address, json={"model": "{model}", "source": "{source}", "index": 1, "text": "x", "token": "y"}, statuses=LIVE
+    ),
     "POST /api/activation/new": Rule(by_address, json={"feature": FEATURE, "customText": "x"}, statuses=LIVE),
     "POST /api/activation/source": Rule(
         by_address, json={"modelId": "{model}", "source": "{source}", "customText": "x"}, statuses=LIVE

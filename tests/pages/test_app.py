@@ -50,6 +50,7 @@ PAGES = {
     f"{SOURCE}/{hosted.DEAD}": 6,
     f"{SOURCE}/{hosted.SINGLE}": 6,
     f"{SOURCE}/{hosted.NO_LENS}": 6,
+    f"{FEATURE}/scan": 9,
     "/jobs": 5,
     "/definitions": 0,
 }
