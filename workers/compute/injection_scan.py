@@ -88,7 +88,7 @@ def scan(
     where = residual_parts.layout(model, are_heads_apart=question.are_heads_apart)
     write = injected_write(model, where, question.capture, question.vector)
     found = _read(model, where, question, memory_bytes, before_pass)
-    direction = language_model.logit_direction(model, question.token, question.minus)
+    direction = residual_parts.logit_direction(model, question.token, question.minus)
     attribution = residual_parts.attribute(model, where, found, direction)
     per_unit = float(write.cpu().double() @ direction.folded.cpu())
     injected = torch.from_numpy(question.coefficients) * per_unit / attribution.scale

@@ -36,9 +36,6 @@ _AT_EDGE = {
 """Places inside a block's norms, and what TransformerLens forks before the second, by the module edge they follow from."""
 
 
-_ROWS_SUMMED = 1 << 13
-
-
 class _StopForwardError(Exception):
     """Raised inside the forward pass once the hook point has been captured."""
 
@@ -358,46 +355,6 @@ def unembedding(model: LanguageModel) -> Float[Tensor, "d_model d_vocab"]:
     if model.is_layer_norm:
         W_U = W_U - W_U.mean(dim=0, keepdim=True)
     return W_U - W_U.mean(dim=1, keepdim=True)
-
-
-@dataclass(frozen=True, slots=True)
-class LogitDirection:
-    """What turns the normalised residual stream into one logit less another; float64."""
-
-    unembedded: Float[Tensor, " d_model"]
-    """Of what the final norm gives out: a column of the unembedding less another's, or less the mean column."""
-    folded: Float[Tensor, " d_model"]
-    """The same with the final norm's gain folded in, as in `unembedding`: of its input over its scale."""
-    bias: float
-    """What the unembedding's bias adds."""
-    norm_bias: float
-    """What the final norm's bias adds."""
-
-
-def logit_direction(model: LanguageModel, token: int, minus: int | None = None) -> LogitDirection:
-    """Of one token's logit less another's, or less the mean of all; no matrix of the vocabulary's size is made."""
-    norm, head = model._final_norm(), model.model.get_output_embeddings()
-
-    def column_of(weight: Tensor) -> Tensor:
-        other = _mean_row(weight) if minus is None else weight[minus].double()
-        return weight[token].double() - other
-
-    unembedded = column_of(head.weight.detach())
-    folded = unembedded * gain_of(norm)
-    bias = 0.0 if getattr(head, "bias", None) is None else float(column_of(head.bias.detach()))
-    norm_bias = getattr(norm, "bias", None)
-    return LogitDirection(
-        unembedded,
-        folded - folded.mean() if model.is_layer_norm else folded,
-        bias,
-        0.0 if norm_bias is None else float(norm_bias.detach().double() @ unembedded),
-    )
-
-
-def _mean_row(weight: Tensor) -> Tensor:
-    """In float64, of which only a block of rows is made at a time."""
-    total = torch.stack([rows.double().sum(dim=0) for rows in weight.split(_ROWS_SUMMED)]).sum(dim=0)
-    return total / len(weight)
 
 
 def residual_map(model: LanguageModel, capture: Capture) -> Float[Tensor, "d_in d_model"] | None:

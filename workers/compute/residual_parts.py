@@ -3,7 +3,7 @@
 Before the final norm the stream at a token is the embedding plus what each block's attention and MLP wrote. The final
 norm is frozen: what it divides by at that token is taken as a number, so the logit is linear in the sum. A component's
 part is (write · d) ÷ scale, d being the unembedding's column of a token, less another's or less the mean column, with the
-norm's gain folded in and centred under LayerNorm (`language_model.logit_direction`). Dot products in float64.
+norm's gain folded in and centred under LayerNorm (`logit_direction`). Dot products in float64.
 
 Attention may be taken apart into heads: a head's write is its slice of the output projection's input through the same
 rows of W_O. Where a norm stands between projection and stream (Gemma 2), it is frozen at that token as well.
@@ -20,11 +20,13 @@ from torch import Tensor
 
 from backend import errors, names
 from workers.compute import language_model
-from workers.compute.language_model import Capture, LanguageModel, LogitDirection
+from workers.compute.language_model import Capture, LanguageModel
 
 Kind = Literal["embedding", "injected", "attention", "mlp", "head", "rest"]
 Place = tuple[str, bool]
 """A module's path, and whether its input is meant."""
+_ROWS_SUMMED = 1 << 13
+"""Of the unembedding, in float64 at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,20 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
+class LogitDirection:
+    """What turns the normalised residual stream into one logit less another; float64."""
+
+    unembedded: Float64[Tensor, " d_model"]
+    """Of what the final norm gives out: a column of the unembedding less another's, or less the mean column."""
+    folded: Float64[Tensor, " d_model"]
+    """The same with the final norm's gain folded in, as in `language_model.unembedding`: of its input over its scale."""
+    bias: float
+    """What the unembedding's bias adds."""
+    norm_bias: float
+    """What the final norm's bias adds."""
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """What one component gives the logit, for each of `n` rows."""
 
@@ -100,6 +116,26 @@ def layout(model: LanguageModel, *, are_heads_apart: bool) -> Layout:
     embedding = language_model.resolve(model, names.HookPoint(0, "hook_resid_pre"))
     blocks = tuple(_block(model, layer, are_heads_apart=are_heads_apart) for layer in range(model.n_layers))
     return Layout(place_of(embedding), blocks, model.final_norm)
+
+
+def logit_direction(model: LanguageModel, token: int, minus: int | None = None) -> LogitDirection:
+    """Of one token's logit less another's, or less the mean of all; no matrix of the vocabulary's size is made."""
+    norm, head = model.model.get_submodule(model.final_norm), model.model.get_output_embeddings()
+
+    def column_of(weight: Tensor) -> Tensor:
+        other = _mean_row(weight) if minus is None else weight[minus].double()
+        return weight[token].double() - other
+
+    unembedded = column_of(head.weight.detach())
+    folded = unembedded * language_model.gain_of(norm)
+    bias = 0.0 if getattr(head, "bias", None) is None else float(column_of(head.bias.detach()))
+    norm_bias = getattr(norm, "bias", None)
+    return LogitDirection(
+        unembedded,
+        folded - folded.mean() if model.is_layer_norm else folded,
+        bias,
+        0.0 if norm_bias is None else float(norm_bias.detach().double() @ unembedded),
+    )
 
 
 def place_of(capture: Capture) -> Place:
@@ -147,6 +183,12 @@ def _heads(model: LanguageModel, layer: int, attention: Capture) -> Heads:
             hint="Ask for attention as a whole.",
         )
     return Heads(z, None if is_inside(z, attention) else attention.module)
+
+
+def _mean_row(weight: Tensor) -> Tensor:
+    """In float64, of which only a block of rows is made at a time."""
+    starts = range(0, len(weight), _ROWS_SUMMED)
+    return torch.stack([weight[i : i + _ROWS_SUMMED].double().sum(dim=0) for i in starts]).sum(dim=0) / len(weight)
 
 
 def _by_head(

@@ -19,7 +19,7 @@ from backend import errors, names
 from backend.formats import messages
 from backend.formats.messages import ScanRequest, numbers
 from workers import runtime
-from workers.compute import injection_scan, language_model, profile_clusters, text_activations
+from workers.compute import dense, injection_scan, language_model, profile_clusters, text_activations
 from workers.compute.language_model import Capture, LanguageModel
 
 MAX_COEFFICIENTS = 512
@@ -100,14 +100,17 @@ def _injected(
         raise errors.InvalidInputError(f"A scan adds a vector; '{push.method}' was asked for.", hint="Ask for 'add'.")
     if source is None:
         return _given(model, push)
-    description = source.sae.description
-    if not 0 <= push.index < source.sae.d_sae:
-        raise errors.NotFoundError(f"There is no feature {push.index}.", hint=f"It has {source.sae.d_sae}.")
-    if description.kind == "neurons":
-        vector = torch.zeros(description.d_in)
+    dictionary = source.sae
+    if not 0 <= push.index < dictionary.d_sae:
+        raise errors.NotFoundError(f"There is no feature {push.index}.", hint=f"It has {dictionary.d_sae}.")
+    if dictionary.description.kind == "neurons":
+        vector = torch.zeros(dictionary.description.d_in)
         vector[push.index] = 1.0
         return source.capture, vector
-    return runtime.written_at_hook(model, source), source.sae.directions()[push.index].float()
+    if isinstance(dictionary, dense.DenseSource):
+        return source.capture, dictionary.directions()[push.index]
+    # one row: normalising all of them would copy the decoder
+    return runtime.written_at_hook(model, source), dictionary.directions(torch.tensor([push.index]))[0]
 
 
 def _given(model: LanguageModel, push: messages.Push) -> tuple[Capture, Float[Tensor, " d_in"]]:

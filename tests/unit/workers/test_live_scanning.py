@@ -101,6 +101,18 @@ def test_a_neuron_gets_more_of_its_value(loaded: Loaded) -> None:
     )
 
 
+def test_a_labelled_vector_is_added_at_unit_norm(loaded: Loaded, tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(3, loaded.model.d_model)).astype(np.float32)
+    np.savez(tmp_path / "probes.npz", vectors=vectors)
+    files = runtime.SaeFiles(str(tmp_path / "probes.npz"))
+    source = runtime.source_at(loaded.model, files, "blocks.1.hook_resid_post")
+    found = scanning.answer(loaded.model, loaded.vocabulary, source, request(push=Push(source="1-p", index=2)))
+    unit = vectors[2] / np.linalg.norm(vectors[2])
+    push = Push(hook_point="blocks.1.hook_resid_post", vector=tuple(unit.tolist()))
+    expected = scanning.answer(loaded.model, loaded.vocabulary, None, request(push=push))
+    np.testing.assert_allclose(found.total, expected.total, rtol=1e-5, atol=1e-6)
+
+
 def test_the_text_is_opened_as_the_source_was_trained(loaded: Loaded) -> None:
     assert answer(loaded, request()).tokens[0] == tiny.SEPARATOR
     assert answer(loaded, request(), source=1).tokens[0] == "the"
