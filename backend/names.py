@@ -4,6 +4,7 @@ Parsed once at the edge; inside the code nobody splits strings again. URLs are b
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
@@ -14,7 +15,7 @@ _HOOK_POINT = re.compile(r"blocks\.(?P<layer>\d+)\.(?P<place>(?:attn\.|mlp\.|ln1
 RESERVED = frozenset(
     {
         "api", "static", "jobs", "docs", "openapi.json", "definitions", "health", "favicon.ico",
-        "account", "add", "admin", "sign-in", "sign-out", "set-up",
+        "account", "add", "admin", "sign-in", "sign-out", "set-up", "steer",
     }
 )  # fmt: skip
 
@@ -102,6 +103,17 @@ def feature_url(model: str, source: str, index: int) -> str:
 def feature_api_url(model: str, source: str, index: int) -> str:
     """The same dashboard as JSON."""
     return f"/api/feature/{quote(model)}/{quote(source)}/{index}"
+
+
+def steer_url(model: str, features: Iterable[str] = (), **query: str) -> str:
+    """The page where a model is steered; `features` as its address holds them, such as `6-res-jb/12345:42.5`."""
+    given = [("feature", each) for each in features] + [(key, value) for key, value in query.items() if value]
+    return f"/{quote(model)}/steer" + (f"?{urlencode(given, safe='/:')}" if given else "")
+
+
+def steered_url(run_id: str) -> str:
+    """A saved run of steering."""
+    return f"/steer/{quote(run_id)}"
 
 
 def job_url(job_id: int) -> str:

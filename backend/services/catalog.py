@@ -7,7 +7,7 @@ Token texts never change under an id, so they are kept in the process after the 
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from threading import Lock
@@ -173,6 +173,14 @@ def model(session: Session, model_id: str) -> ModelView:
 def source(session: Session, model_id: str, name: str) -> SourceView:
     """One source; raises `NotFoundError`."""
     return _source_view(_source_row(session, model_id, name))
+
+
+def sources_named(session: Session, model_id: str, source_names: Collection[str]) -> tuple[SourceView, ...]:
+    """Those of the sources that there are, by layer, then name; one statement."""
+    if not source_names:
+        return ()
+    wanted = [Source.model_id == _key(model_id), Source.name.in_({_key(name) for name in source_names})]
+    return tuple(_source_views(session, addressed(_SOURCES.where(*wanted))))
 
 
 def quality(session: Session, model_id: str, name: str) -> Quality | None:
