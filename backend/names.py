@@ -121,6 +121,16 @@ def job_url(job_id: int) -> str:
     return f"/jobs/{job_id}"
 
 
+def steer_url(model: str, **query: str | int | float) -> str:
+    """A model's steering page; `query` names a feature by `source`, `index` and `strength` to begin with."""
+    return f"{model_url(model)}/steer" + (f"?{urlencode(query)}" if query else "")
+
+
+def steer_run_url(run_id: str) -> str:
+    """The page of a saved steering run."""
+    return f"/steer/{quote(run_id)}"
+
+
 def set_up_url(token: str) -> str:
     """Where a password is chosen, by who has the link."""
     return f"/set-up/{quote(token)}"

@@ -115,4 +115,7 @@ class Settings(BaseSettings):
     live_cache_mb: float = Field(
         64.0, ge=0, description="Megabytes of live answers a web process keeps for the same question; 0 keeps none."
     )
+    steer_runs: int = Field(
+        10_000, ge=1, description="Steered texts kept of each account, and of those without one; the oldest go first."
+    )
     log_level: str = Field("INFO", description="Least severe log event that is written.")
