@@ -105,25 +105,22 @@ def feature_api_url(model: str, source: str, index: int) -> str:
     return f"/api/feature/{quote(model)}/{quote(source)}/{index}"
 
 
-def steer_url(model: str, features: Iterable[str] = (), **query: str) -> str:
-    """The page where a model is steered; `features` as its address holds them, such as `6-res-jb/12345:42.5`."""
-    given = [("feature", each) for each in features] + [(key, value) for key, value in query.items() if value]
-    return f"/{quote(model)}/steer" + (f"?{urlencode(given, safe='/:')}" if given else "")
-
-
-def steered_url(run_id: str) -> str:
-    """A saved run of steering."""
-    return f"/steer/{quote(run_id)}"
-
-
 def job_url(job_id: int) -> str:
     """A job's page."""
     return f"/jobs/{job_id}"
 
 
-def steer_url(model: str, **query: str | int | float) -> str:
-    """A model's steering page; `query` names a feature by `source`, `index` and `strength` to begin with."""
-    return f"{model_url(model)}/steer" + (f"?{urlencode(query)}" if query else "")
+def steer_url(model: str, *features: str, through: Iterable[str] = (), **query: str | int | float) -> str:
+    """A model's steering page, to begin with `steered` features, through the SAEs named, and with what `query` says."""
+    given = [*(("feature", each) for each in features), *(("through", each) for each in through), *query.items()]
+    return f"{model_url(model)}/steer" + (f"?{urlencode(given, safe='/:')}" if given else "")
+
+
+def steered(source: str, index: int, strength: float | None = None, method: str = "") -> str:
+    """A feature in the address of the steering page: `6-res-jb/12345:42.5`, the method behind it if it is not the usual."""
+    if strength is None and not method:
+        return f"{source}/{index}"
+    return f"{source}/{index}:{strength or 0:.10g}" + (f":{method}" if method else "")
 
 
 def steer_run_url(run_id: str) -> str:

@@ -170,6 +170,14 @@ def model(session: Session, model_id: str) -> ModelView:
     return _model_view(_model_facts(row), _source_views(session, _SOURCES.where(Source.model_id == model_id)))
 
 
+def model_facts(session: Session, model_id: str) -> ModelFacts:
+    """One model by itself, also for who knows only an unlisted source of it; raises `NotFoundError`."""
+    row = session.execute(addressed(_MODELS.where(Model.id == _key(model_id)))).one_or_none()
+    if row is None:
+        raise _no_model(model_id)
+    return _model_facts(row)
+
+
 def source(session: Session, model_id: str, name: str) -> SourceView:
     """One source; raises `NotFoundError`."""
     return _source_view(_source_row(session, model_id, name))

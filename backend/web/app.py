@@ -38,6 +38,7 @@ from backend.web.pages import (
     models,
     rerun,
     sources,
+    steered,
     steering,
 )
 
@@ -97,7 +98,21 @@ def _application(settings: Settings) -> FastAPI:
     # The API and jobs come first: a model's page would match their paths.
     app.include_router(routes.router)
     app.include_router(failures.router)
-    pages = (home, account, adding, admin, jobs, steering, features, activations, deletion, rerun, sources, models)
+    pages = (
+        home,
+        account,
+        adding,
+        admin,
+        jobs,
+        steering,
+        steered,
+        features,
+        activations,
+        deletion,
+        rerun,
+        sources,
+        models,
+    )
     for page in pages:
         app.include_router(page.router, dependencies=[Depends(forms.check_token)])
     return app

@@ -18,9 +18,10 @@ from sqlalchemy.orm import Session
 
 from backend import errors, names
 from backend.names import FeatureRef
-from backend.services import catalog, features, inference
+from backend.services import catalog, features, inference, vectors
 from backend.services.catalog import ModelFacts, ModelView, SourceView
-from backend.services.features import FeatureRow
+from backend.services.features import FeatureRow, FeatureView
+from backend.services.vectors import VectorView
 from backend.settings import Settings
 from backend.web import rendering
 from backend.web.dependencies import DbSession
@@ -33,6 +34,7 @@ DEFAULT_MULTIPLE = 3.0
 UNKNOWN_STRENGTH = 10.0
 """Where a feature has no activations to go by."""
 MOST_FEATURES = 32
+MOST_SEED = 10**8
 _CHOSEN = re.compile(
     r"(?P<source>[A-Za-z0-9][A-Za-z0-9._-]{0,127})/(?P<index>\d{1,9})"
     r"(?::(?P<strength>-?\d+(?:\.\d+)?(?:e[+-]?\d{1,2})?)(?::(?P<method>[A-Z_]+))?)?"
@@ -52,14 +54,12 @@ class Method:
 ADD, CLAMP = "SIMPLE_ADDITIVE", "CLAMP"
 METHODS = (
     Method(ADD, "add", "Strength × the feature's direction is added at every token."),
-    Method(
-        "ORTHOGONAL_DECOMP", "replace", "What lies along the direction is taken out, then strength × it is added."
-    ),
+    Method("ORTHOGONAL_DECOMP", "replace", "What lies along the direction is taken out, then strength × it is added."),
     Method("PROJECTION_CAP", "cap", "What lies along the direction is kept at or below the strength."),
     Method(CLAMP, "clamp", "The feature's activation is held at this multiple of its largest, whatever the text."),
     Method("ABLATE", "ablate", "What the feature writes is taken out wherever it fires.", has_strength=False),
 )
-_BY_ID = {method.id: method for method in METHODS}
+BY_ID = {method.id: method for method in METHODS}
 
 
 class Asked(BaseModel):
@@ -75,8 +75,10 @@ class Asked(BaseModel):
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.5
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     n_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
-    seed: Annotated[int, Field(ge=-(10**8), le=10**8)] = 0
     freq_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    seed: Annotated[int, Field(ge=-MOST_SEED, le=MOST_SEED)] = 0
+    special: bool = True
+    """Push at a chat template's special tokens too."""
 
 
 DEFAULTS = Asked()
@@ -147,6 +149,8 @@ class SteerContext:
     """Other models that can be steered."""
     sources: tuple[SourceView, ...]
     """Whose features can be chosen, by layer."""
+    own: tuple[VectorView, ...]
+    """Vectors of the reader's own, which can be chosen too."""
     cards: tuple[Card, ...]
     problems: tuple[str, ...]
     """What the address asks for and is not there; each a sentence."""
@@ -160,59 +164,75 @@ class SteerContext:
 @router.get("/steer")
 def choose(session: DbSession) -> RedirectResponse:
     """Leads to the page of the first model that can be steered."""
-    models = _steerable(catalog.models(session))
-    if not models:
+    first = next((model for model in catalog.models(session) if model.sources), None)
+    if first is None:
         raise errors.NotFoundError("No model with features is hosted yet.", hint="The home page says how to add one.")
-    return RedirectResponse(names.steer_url(models[0].id), 303)
+    return RedirectResponse(names.steer_url(first.id), 303)
 
 
 @router.get("/{model}/steer")
 def show(request: Request, session: DbSession, model: str, asked: Annotated[Asked, Query()]) -> HTMLResponse:
     """Features to choose, a prompt, and the two texts."""
     settings: Settings = request.app.state.settings
-    chosen, problems = read_features(model, asked.feature)
-    named = catalog.sources_named(session, model, [*(each.ref.source for each in chosen), *asked.through])
+    chosen, _ = read_features(model, asked.feature)
     models = catalog.models(session)
-    page = context(
-        _this(session, model, models, named),
-        models,
-        named,
-        features.named(session, [each.ref for each in chosen]),
-        asked,
+    sources = catalog.sources_named(session, model, [*(each.ref.source for each in chosen), *asked.through])
+    facts = _model(session, model, models, sources)
+    known = Known(
+        models=models,
+        sources=sources,
+        rows=features.named(session, [each.ref for each in chosen]),
+        vectors=vectors.named(session, model, {(each.ref.source, each.ref.index) for each in chosen}),
+        own=vectors.owned(session, model=model),
         is_live=inference.is_worker_alive(session, heartbeat_s=settings.heartbeat_s),
     )
-    return rendering.respond(request, "pages/steer.html", page)
+    return rendering.respond(request, "pages/steer.html", context(facts, known, asked))
 
 
-def context(
-    model: ModelFacts,
-    models: Sequence[ModelView],
-    named: Sequence[SourceView],
-    rows: Mapping[FeatureRef, FeatureRow],
-    asked: Asked,
-    *,
-    is_live: bool,
-) -> SteerContext:
-    """The page. `named` are the sources the address names, `rows` the features of it that have dashboards."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What the database says of what an address asks for."""
+
+    models: Sequence[ModelView]
+    """All that are in lists."""
+    sources: Sequence[SourceView]
+    """Those that the address names."""
+    rows: Mapping[FeatureRef, FeatureRow]
+    """Those of its features that have dashboards."""
+    vectors: Mapping[tuple[str, int], VectorView]
+    """Those of its features that are vectors of somebody's own, by source and index."""
+    own: Sequence[VectorView]
+    """The reader's own."""
+    is_live: bool
+
+
+def context(model: ModelFacts, known: Known, asked: Asked) -> SteerContext:
+    """The page; what the address asks for and is not there becomes a sentence."""
     chosen, problems = read_features(model.id, asked.feature)
-    listed = next((each.sources for each in models if each.id == model.id), ())
-    sources = {source.name: source for source in (*listed, *named)}
+    listed = next((each.sources for each in known.models if each.id == model.id), ())
+    sources = {source.name: source for source in (*listed, *known.sources)}
     cards = []
     for each in chosen:
-        try:
-            cards.append(_card(each, sources.get(each.ref.source), rows.get(each.ref)))
-        except errors.NotFoundError as error:
-            problems.append(str(error))
-    missing = [name for name in asked.through if name not in sources]
-    problems += [f"No source '{name}' of '{model.id}' is hosted." for name in missing]
+        vector = known.vectors.get((each.ref.source, each.ref.index))
+        source = sources.get(each.ref.source)
+        if vector is not None:
+            cards.append(_card_of_vector(each, vector))
+        elif source is None:
+            problems.append(f"No source '{each.ref.source}' of '{model.id}' is hosted.")
+        elif each.ref.index >= source.d_sae:
+            problems.append(f"'{source.name}' has no feature {each.ref.index}: it has 0 to {source.d_sae - 1}.")
+        else:
+            cards.append(_card(each, source, known.rows.get(each.ref)))
+    problems += [f"No source '{name}' of '{model.id}' is hosted." for name in asked.through if name not in sources]
     return SteerContext(
         model=model,
-        others=tuple(each for each in _steerable(models) if each.id != model.id),
+        others=tuple(each for each in known.models if each.sources and each.id != model.id),
         sources=tuple(sorted(sources.values(), key=lambda source: (source.layer, source.name))),
+        own=tuple(known.own),
         cards=tuple(cards),
         problems=tuple(problems),
         asked=asked,
-        is_live=is_live,
+        is_live=known.is_live,
     )
 
 
@@ -222,7 +242,7 @@ def read_features(model: str, texts: Sequence[str]) -> tuple[list[Chosen], list[
     problems = []
     for text in texts:
         match = _CHOSEN.fullmatch(text)
-        if match is None or (match["method"] and match["method"] not in _BY_ID):
+        if match is None or (match["method"] and match["method"] not in BY_ID):
             problems.append(f"'{text}' in the address names no feature. Expected SOURCE/INDEX:STRENGTH:METHOD.")
             continue
         ref = FeatureRef(model, match["source"], int(match["index"]))
@@ -233,23 +253,23 @@ def read_features(model: str, texts: Sequence[str]) -> tuple[list[Chosen], list[
     return list(chosen.values())[:MOST_FEATURES], problems
 
 
+def url_of(feature: FeatureView) -> str:
+    """The page, to begin with this feature."""
+    source = feature.source
+    return names.steer_url(source.model, names.steered(source.name, feature.index, default_strength(feature.max_value)))
+
+
 def default_strength(max_activation: float) -> float:
     """Where a feature starts: three times its largest activation, in three digits."""
     return _short(DEFAULT_MULTIPLE * max_activation) or UNKNOWN_STRENGTH
 
 
-def _card(chosen: Chosen, source: SourceView | None, row: FeatureRow | None) -> Card:
-    """Raises `NotFoundError`."""
-    ref = chosen.ref
-    if source is None:
-        raise errors.NotFoundError(f"No source '{ref.source}' of '{ref.model}' is hosted.")
-    if ref.index >= source.d_sae:
-        raise errors.NotFoundError(f"'{ref.source}' has no feature {ref.index}: its features are 0 to {source.d_sae - 1}.")
+def _card(chosen: Chosen, source: SourceView, row: FeatureRow | None) -> Card:
     greatest = row.max_activation if row else 0.0
     usual = DEFAULT_MULTIPLE if chosen.method == CLAMP else default_strength(greatest)
     return Card(
-        ref=ref,
-        label=source.label(ref.index),
+        ref=chosen.ref,
+        label=source.label(chosen.ref.index),
         fires_on=row.fires_on if row else (),
         promotes=row.promotes if row else (),
         max_activation=greatest,
@@ -258,16 +278,15 @@ def _card(chosen: Chosen, source: SourceView | None, row: FeatureRow | None) -> 
     )
 
 
-def _this(session: Session, model: str, models: Sequence[ModelView], named: Sequence[SourceView]) -> ModelFacts:
+def _card_of_vector(chosen: Chosen, vector: VectorView) -> Card:
+    strength = vector.default_strength if chosen.strength is None else chosen.strength
+    return Card(chosen.ref, vector.label, (), (), 0.0, strength, chosen.method, is_vector=True)
+
+
+def _model(session: Session, model: str, models: Sequence[ModelView], named: Sequence[SourceView]) -> ModelFacts:
     """The model, which may be in no list and reached by the address of an unlisted source; raises `NotFoundError`."""
-    for each in models:
-        if each.id == model:
-            return each
-    return catalog.origin(session, named[0])[0] if named else catalog.model(session, model)
-
-
-def _steerable(models: Sequence[ModelView]) -> tuple[ModelView, ...]:
-    return tuple(each for each in models if each.sources)
+    listed = next((each for each in models if each.id == model), None)
+    return listed or (catalog.model_facts(session, model) if named else catalog.model(session, model))
 
 
 def _short(value: float) -> float:

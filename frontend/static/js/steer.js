@@ -28,6 +28,7 @@ export function start(form) {
   function arrange() {
     for (const each of form.querySelectorAll("[data-shown-for]")) each.hidden = each.dataset.shownFor !== form.elements.mode.value;
     part["prompt-label"].textContent = isChat() ? "Message" : "Text";
+    form.elements.prompt.placeholder = isChat() ? "Who are you?" : "Once upon a time";
     restart();
   }
 
@@ -123,6 +124,7 @@ export function start(form) {
     setTimeout(() => (part.copy.textContent = "Copy its link"), SAID_MS);
   });
   form.addEventListener("change", ({ target }) => (target.name === "mode" && arrange(), changed()));
+  form.addEventListener("click", ({ target }) => target.dataset.add && cards.add(target.dataset.add));
   find(part, (name) => cards.add(name));
   part.gist.textContent = gist(form);
   arrange();

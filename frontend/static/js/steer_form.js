@@ -49,6 +49,7 @@ export function address(form, first) {
   if (form.elements.mode.value === "chat") {
     query.set("mode", "chat");
     if (form.elements.system.value) query.set("system", form.elements.system.value);
+    if (!form.elements.special.checked) query.set("special", "0");
   }
   const prompt = first || form.elements.prompt.value;
   if (prompt) query.set("prompt", prompt);

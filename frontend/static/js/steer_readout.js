@@ -7,6 +7,7 @@ export function start(section) {
   const tip = section.appendChild(make("div", "odds"));
   tip.role = "status";
   let current = null;
+  for (const token of section.querySelectorAll(".t[title]")) token.removeAttribute("title"); // would come late and cover the text
 
   function read(token) {
     current?.classList.remove("is-read");
