@@ -17,6 +17,14 @@ def cache_of(settings: Settings) -> Path:
     return settings.data / "cache" / "weights"
 
 
+def written_at(weights: str) -> int:
+    """When the file, or one of the folder, was last replaced, in ns; 0 for what is no file of this machine."""
+    folder = Path(weights)
+    if folder.is_file():
+        return folder.stat().st_mtime_ns
+    return max((file.stat().st_mtime_ns for file in folder.iterdir()), default=0) if folder.is_dir() else 0
+
+
 def of_key(key: str) -> str:
     """How a row names the folder of blobs below `key`."""
     return BLOB + key

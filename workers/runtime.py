@@ -16,7 +16,7 @@ import psutil
 import torch
 from numpy.typing import NDArray
 
-from backend import errors, names
+from backend import errors, names, weights
 from backend.formats import dense_sources, sae_files
 from backend.formats.dashboards import Dashboard
 from backend.formats.look import Look
@@ -190,11 +190,13 @@ class Resident:
             InvalidInputError: Files are not what they should be, or an option is unknown.
             UnsupportedError: The model cannot run with one of the SAEs.
         """
-        key = (model, written_at(model), spec.device, spec.dtype, spec.threads)
+        key = (model, weights.written_at(model), spec.device, spec.dtype, spec.threads)
         if self._model is None or self._model_key != key:
             self._model, self._sources = None, {}  # before loading, so that two models are never resident
             self._model, self._model_key = load_model(model, spec), key
-        keys = {files: (files, written_at(files.folder), spec.hook_point, spec.screen) for files in (*saes, *keep)}
+        keys = {
+            files: (files, weights.written_at(files.folder), spec.hook_point, spec.screen) for files in (*saes, *keep)
+        }
         self._sources = {key: source for key, source in self._sources.items() if key in keys.values()}
         for files in saes:
             if keys[files] not in self._sources:
@@ -530,14 +532,6 @@ def check_context(size: int, loaded: Loaded) -> None:
             f"contexts of {size} tokens do not fit the model, which takes 2 to {longest}.",
             hint="Set --context-size.",
         )
-
-
-def written_at(weights: str) -> int:
-    """When the file, or one of the folder, was last replaced, in ns; 0 for a hub name. Weights trained anew are loaded anew."""
-    folder = Path(weights)
-    if folder.is_file():
-        return folder.stat().st_mtime_ns
-    return max((file.stat().st_mtime_ns for file in folder.iterdir()), default=0) if folder.is_dir() else 0
 
 
 def model_facts(loaded: Loaded) -> ingest.ModelFacts:

@@ -88,7 +88,7 @@ class Work:
     def written_at(self) -> list[int]:
         """When the files of the model and of each source were last replaced."""
         sources = (source.weights for source in self.claimed.sources)
-        return [runtime.written_at(folder) for folder in (self.claimed.model_weights, *sources)]
+        return [weights.written_at(folder) for folder in (self.claimed.model_weights, *sources)]
 
     def load(self, *sources: ClaimedSource) -> runtime.Loaded:
         """The model with these sources; raises `InvalidInputError` where the job began with other files."""

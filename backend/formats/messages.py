@@ -430,6 +430,7 @@ _replies: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator=
 
 def sources_of(request: Request) -> tuple[str, ...]:
     """The sources a request is about, each once."""
+    named: tuple[str, ...]
     match request:
         case TokensRequest():
             return ()

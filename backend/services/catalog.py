@@ -164,7 +164,7 @@ def models(session: Session) -> tuple[ModelView, ...]:
 
 def model(session: Session, model_id: str) -> ModelView:
     """One model and its sources; raises `NotFoundError`."""
-    row = session.execute(_MODELS.where(Model.id == _key(model_id))).one_or_none()
+    row = session.execute(_MODELS.where(Model.id == as_key(model_id))).one_or_none()
     if row is None:
         raise _no_model(model_id)
     return _model_view(_model_facts(row), _source_views(session, _SOURCES.where(Source.model_id == model_id)))
@@ -194,7 +194,7 @@ def sources_named(session: Session, model_id: str, source_names: Collection[str]
 def quality(session: Session, model_id: str, name: str) -> Quality | None:
     """What the evaluation of a source found; None where there was none. Raises `NotFoundError`."""
     query = select(Revision.quality).select_from(Source).outerjoin(Revision, Revision.id == Source.revision_id)
-    query = addressed(query.where(Source.model_id == _key(model_id), Source.name == _key(name)))
+    query = addressed(query.where(Source.model_id == as_key(model_id), Source.name == as_key(name)))
     row = session.execute(query).one_or_none()
     if row is None:
         raise _no_source(model_id, name)
@@ -203,7 +203,7 @@ def quality(session: Session, model_id: str, name: str) -> Quality | None:
 
 def look(session: Session, model_id: str, name: str) -> Look | None:
     """What the quick look of the newest job found; None where there was none. Raises `NotFoundError`."""
-    query = select(Source.look).where(Source.model_id == _key(model_id), Source.name == _key(name))
+    query = select(Source.look).where(Source.model_id == as_key(model_id), Source.name == as_key(name))
     row = session.execute(addressed(query)).one_or_none()
     if row is None:
         raise _no_source(model_id, name)
@@ -223,7 +223,7 @@ def readable_source(session: Session, model_id: str, name: str) -> ReadableSourc
 
 def source_set(session: Session, model_id: str, name: str) -> SourceSetView:
     """One source set and its sources; raises `NotFoundError`."""
-    key = (SourceSet.model_id == _key(model_id), SourceSet.name == _key(name))
+    key = (SourceSet.model_id == as_key(model_id), SourceSet.name == as_key(name))
     row = session.execute(_SOURCE_SETS.where(*key)).one_or_none()
     if row is None:
         raise errors.NotFoundError(f"Model '{model_id}' has no source set '{name}'.", hint="See the model's page.")
@@ -305,7 +305,7 @@ def add_source(
     """
     names.check_id(name, "source")
     place = names.parse_hook_point(hook_point)
-    if session.execute(unrestricted(select(Model.id).where(Model.id == _key(model_id)))).one_or_none() is None:
+    if session.execute(unrestricted(select(Model.id).where(Model.id == as_key(model_id)))).one_or_none() is None:
         raise _no_model(model_id)
     set_name = names.source_set_of(name)
     session.execute(insert(SourceSet).values(model_id=model_id, name=set_name).on_conflict_do_nothing())
@@ -388,7 +388,7 @@ _COMPUTED = (
 )  # fmt: skip
 
 
-def _key(text: str) -> str:
+def as_key(text: str) -> str:
     """`text`, unless no id could be that: Postgres refuses even to compare a NUL."""
     return "" if "\0" in text or not text.isascii() else text
 
@@ -404,7 +404,7 @@ def _no_source(model_id: str, name: str) -> errors.NotFoundError:
 
 
 def _source_row(session: Session, model_id: str, name: str) -> AnyRow:
-    query = addressed(_SOURCES.where(Source.model_id == _key(model_id), Source.name == _key(name)))
+    query = addressed(_SOURCES.where(Source.model_id == as_key(model_id), Source.name == as_key(name)))
     row = session.execute(query).one_or_none()
     if row is None:
         raise _no_source(model_id, name)

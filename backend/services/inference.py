@@ -29,11 +29,11 @@ from anyio import to_thread
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
-from backend import errors, logs
+from backend import errors, logs, weights
 from backend.db.tables import Model, Revision, Source, WorkerReport
 from backend.formats import messages
 from backend.formats.messages import Reply, Request
-from backend.services import health
+from backend.services import catalog, health
 from backend.services.visibility import addressed
 from backend.settings import Settings
 
@@ -89,6 +89,8 @@ class Place:
     revision_id: int | None
     """None: it has no dashboards."""
     model_weights: str
+    written_at: int
+    """Of the weights, see `weights.written_at`: an SAE trained anew into the same folder is another."""
 
     @property
     def version(self) -> str:
@@ -109,17 +111,21 @@ class Places:
     @property
     def versions(self) -> dict[str, str]:
         """As requests carry them."""
-        return {"": _digest(self.model_weights), **{name: place.version for name, place in self.sources.items()}}
+        model = [self.model_weights, weights.written_at(self.model_weights)]
+        return {"": _digest(model), **{name: place.version for name, place in self.sources.items()}}
 
 
 def places(session: Session, model: str, sources: Sequence[str] = ()) -> Places:
     """The named sources of a model, in their order; raises `NotFoundError`. One statement, or two."""
-    row = session.execute(addressed(select(Model.weights, Model.n_context).where(Model.id == model))).one_or_none()
+    known = select(Model.weights, Model.n_context).where(Model.id == catalog.as_key(model))
+    row = session.execute(addressed(known)).one_or_none()
     if row is None:
         raise errors.NotFoundError(f"No model '{model}' is hosted.", hint="The home page lists those that are.")
     found = {}
     if sources:
-        query = addressed(_places().where(Source.model_id == model, Source.name.in_(set(sources))))
+        query = addressed(
+            _places().where(Source.model_id == model, Source.name.in_({catalog.as_key(name) for name in sources}))
+        )
         found = {place.name: place for place in _read_places(session, query)}
     for name in sources:
         if name not in found:
@@ -132,7 +138,7 @@ def places(session: Session, model: str, sources: Sequence[str] = ()) -> Places:
 def places_of_set(session: Session, model: str, source_set: str) -> Places:
     """The sources of a set that the viewer sees in lists, by layer; raises `NotFoundError` where there is none."""
     whole = places(session, model)
-    query = _places().where(Source.model_id == model, Source.set_name == source_set)
+    query = _places().where(Source.model_id == model, Source.set_name == catalog.as_key(source_set))
     found = _read_places(session, query.order_by(Source.layer, Source.name))
     if not found:
         raise errors.NotFoundError(f"Model '{model}' has no source set '{source_set}'.", hint=f"See the page /{model}.")
@@ -150,7 +156,10 @@ def _places() -> Select[Any]:
 
 
 def _read_places(session: Session, query: Select[Any]) -> list[Place]:
-    return [Place(**{**row, "dtype": row["dtype"] or _DEFAULT_DTYPE}) for row in session.execute(query).mappings()]
+    return [
+        Place(**{**row, "dtype": row["dtype"] or _DEFAULT_DTYPE}, written_at=weights.written_at(row["weights"]))
+        for row in session.execute(query).mappings()
+    ]
 
 
 def _digest(value: Any) -> str:

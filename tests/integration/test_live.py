@@ -13,12 +13,10 @@ import torch
 from fastapi.testclient import TestClient
 from sqlalchemy import delete
 
-from backend import errors
 from backend.cli import children
 from backend.db import tables
 from backend.db.session import transaction
 from backend.formats import messages
-from backend.names import FeatureRef
 from backend.services import inference
 from backend.settings import REPOSITORY
 from backend.web import schemas
@@ -212,12 +210,13 @@ def test_what_cannot_be_run_is_refused(client):
 def test_what_nobody_waits_for_is_dropped_and_what_cannot_be_read_harms_nobody(hosted, client):
     queue = inference.connect(hosted.settings)
     late = messages.ActivationsRequest(
-        id="late", deadline_at=time.time() - 1, model=MODEL, source="1-topk", index=3, texts=(TEXT,)
-    )
+        id="late", reply_to="eyepiece:live:replies:late", deadline_at=time.time() - 1, model=MODEL, source="1-topk",
+        index=3, texts=(TEXT,),
+    )  # fmt: skip
     queue.rpush(inference.REQUESTS, messages.write_request(late), b"{not json")
-    assert ask(client, "1-topk", 3, TEXT).status_code == 200
+    assert ask(client, "1-topk", 3, "a text of this test").status_code == 200
     assert "live.dropped" in (hosted.folder / "live.log").read_text()
-    assert not queue.keys("eyepiece:live:reply:*")
+    assert not queue.exists(late.reply_to)
 
 
 def test_broken_weights_are_refused_with_why_and_the_next_request_is_answered(hosted, client, worker):
@@ -233,17 +232,36 @@ def test_broken_weights_are_refused_with_why_and_the_next_request_is_answered(ho
 def test_a_full_list_is_refused_and_an_unanswered_request_is_taken_back(hosted, client, worker):
     """The worker is stopped, not dead, so that what is queued stays."""
     queue = inference.connect(hosted.settings)
+    impatient = create_app(hosted.settings.model_copy(update={"assets": hosted.folder, "live_deadline_s": 0.3}))
     worker.send_signal(signal.SIGSTOP)
     try:
         queue.rpush(inference.REQUESTS, b"{}", b"{}")  # its BLPOP may be given one even so
-        with pytest.raises(errors.UnavailableError, match="did not answer"):
-            inference.activations(queue, FeatureRef(MODEL, "1-topk", 3), [TEXT], inference.Limits(0.3, 8))
-        assert all(each == b"{}" for each in queue.lrange(inference.REQUESTS, 0, -1)), "taken back"
+        with TestClient(impatient, base_url="http://localhost/api/") as hurried:
+            assert "did not answer in time" in refused(ask(hurried, "1-topk", 3, "nobody asked this"), 504)
+            until(lambda: all(each == b"{}" for each in queue.lrange(inference.REQUESTS, 0, -1)), hosted)
         queue.rpush(inference.REQUESTS, *[b"{}"] * 8)
-        response = ask(client, "1-topk", 3, TEXT)
+        response = ask(client, "1-topk", 3, "nor this")
         assert "requests wait" in refused(response, 429)
         assert int(response.headers["Retry-After"]) >= 1
     finally:
         queue.delete(inference.REQUESTS)
         worker.send_signal(signal.SIGCONT)
     assert ask(client, "1-topk", 3, TEXT).status_code == 200
+
+
+def test_the_same_question_is_answered_from_memory_until_the_source_changes(hosted, client, worker):
+    first = ask(client, "1-topk", 3, "a text asked twice").json()
+    worker.send_signal(signal.SIGSTOP)
+    try:
+        again = ask(client, "1-topk", 3, "a text asked twice").json()
+    finally:
+        worker.send_signal(signal.SIGCONT)
+    assert {**again, "createdAt": ""} == {**first, "createdAt": ""}
+    with transaction(hosted.sessions) as session:
+        session.query(tables.Source).filter_by(name="1-topk").update(
+            {"declared": {"hook_point": "blocks.0.hook_resid_pre"}}
+        )
+    other = ask(client, "1-topk", 3, "a text asked twice")
+    with transaction(hosted.sessions) as session:
+        session.query(tables.Source).filter_by(name="1-topk").update({"declared": {}})
+    assert other.status_code == 200
