@@ -172,7 +172,7 @@ def model(session: Session, model_id: str) -> ModelView:
 
 def model_facts(session: Session, model_id: str) -> ModelFacts:
     """One model by itself, also for who knows only an unlisted source of it; raises `NotFoundError`."""
-    row = session.execute(addressed(_MODELS.where(Model.id == _key(model_id)))).one_or_none()
+    row = session.execute(addressed(_MODELS.where(Model.id == as_key(model_id)))).one_or_none()
     if row is None:
         raise _no_model(model_id)
     return _model_facts(row)
@@ -187,7 +187,7 @@ def sources_named(session: Session, model_id: str, source_names: Collection[str]
     """Those of the sources that there are, by layer, then name; one statement."""
     if not source_names:
         return ()
-    wanted = [Source.model_id == _key(model_id), Source.name.in_({_key(name) for name in source_names})]
+    wanted = [Source.model_id == as_key(model_id), Source.name.in_({as_key(name) for name in source_names})]
     return tuple(_source_views(session, addressed(_SOURCES.where(*wanted))))
 
 

@@ -14,6 +14,10 @@ from backend.web import numerals
 REPLACEMENT = "\ufffd"
 """What a tokenizer shows for a part of a character."""
 
+CHARACTERS_A_PART = 16
+"""So much text a token that does not stand in it may have at most."""
+_NONE: tuple[GeneratedToken | None, bool] = (None, False)
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -40,24 +44,29 @@ class Piece:
 
 
 def pieces(text: str, tokens: Sequence[GeneratedToken], is_own: Sequence[bool]) -> tuple[Piece, ...]:
-    """The text cut where its tokens meet; `is_own` says which tokens the other text does not have."""
-    found: list[Piece] = []
-    start, parts, is_parts_own = 0, None, False
+    """The text cut where its tokens meet; `is_own` says which tokens the other text does not have.
 
-    def cut(end: int, token: GeneratedToken | None, *, is_marked: bool) -> None:
+    Tokens that do not stand in it as they are (parts of a character, special ones, a first one without its space) share
+    what stands between the tokens around them, under the last of them.
+    """
+    found: list[Piece] = []
+    start, n_parts, part = 0, 0, _NONE
+
+    def cut(end: int, token: GeneratedToken | None, own: bool) -> None:
         nonlocal start
         if end > start:
-            found.append(Piece(text[start:end], token, is_marked))
+            found.append(Piece(text[start:end], token, own))
             start = end
 
     for token, own in zip(tokens, is_own, strict=True):
         at = text.find(token.token, start) if token.token and REPLACEMENT not in token.token else -1
-        if at < 0:
-            parts, is_parts_own = token, own
+        if at < 0 or at - start > n_parts * CHARACTERS_A_PART:
+            part, n_parts = (token, own), n_parts + 1
             continue
-        cut(at, parts, is_marked=is_parts_own)
-        cut(at + len(token.token), token, is_marked=own)
-    cut(len(text), parts, is_marked=is_parts_own)
+        cut(at, *part)
+        cut(at + len(token.token), token, own)
+        n_parts, part = 0, _NONE
+    cut(len(text), *part)
     return tuple(found)
 
 
