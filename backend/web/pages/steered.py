@@ -73,7 +73,7 @@ class SteeredContext:
 @router.get("/steer/{run_id}")
 def show(request: Request, session: DbSession, run_id: str) -> HTMLResponse:
     """The run; whoever has its address may read it, as far as they may see what it is about."""
-    run = steering.load(session, run_id)
+    run = steering.load(session, catalog.as_key(run_id))
     asked = run.asked
     refs = [FeatureRef(asked.model, each.source, each.index) for each in asked.features]
     own = vectors.named(session, asked.model, {(ref.source, ref.index) for ref in refs})

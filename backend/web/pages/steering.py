@@ -37,7 +37,7 @@ MOST_FEATURES = 32
 MOST_SEED = 10**8
 _CHOSEN = re.compile(
     r"(?P<source>[A-Za-z0-9][A-Za-z0-9._-]{0,127})/(?P<index>\d{1,9})"
-    r"(?::(?P<strength>-?\d+(?:\.\d+)?(?:e[+-]?\d{1,2})?)(?::(?P<method>[A-Z_]+))?)?"
+    r"(?::(?P<strength>-?\d+(?:\.\d+)?(?:e[+-]?\d{1,3})?)(?::(?P<method>[A-Z_]+))?)?"
 )
 
 
@@ -242,11 +242,11 @@ def read_features(model: str, texts: Sequence[str]) -> tuple[list[Chosen], list[
     problems = []
     for text in texts:
         match = _CHOSEN.fullmatch(text)
-        if match is None or (match["method"] and match["method"] not in BY_ID):
+        strength = float(match["strength"]) if match and match["strength"] else None
+        if match is None or (match["method"] or ADD) not in BY_ID or not math.isfinite(strength or 0):
             problems.append(f"'{text}' in the address names no feature. Expected SOURCE/INDEX:STRENGTH:METHOD.")
             continue
         ref = FeatureRef(model, match["source"], int(match["index"]))
-        strength = float(match["strength"]) if match["strength"] else None
         chosen.setdefault(ref, Chosen(ref, strength, match["method"] or ADD))
     if len(chosen) > MOST_FEATURES:
         problems.append(f"The address names {len(chosen)} features; the first {MOST_FEATURES} are taken.")
@@ -296,4 +296,4 @@ def _short(value: float) -> float:
 
 def _rounded(value: float) -> float:
     """Without the last digits that binary fractions leave."""
-    return float(f"{value:.6g}")
+    return float(f"{value:.10g}")
