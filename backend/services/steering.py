@@ -11,7 +11,7 @@
 import hashlib
 import secrets
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal, cast
@@ -40,6 +40,8 @@ METHODS: Mapping[Method, messages.Method] = {
     "CLAMP": "clamp", "RECONSTRUCT": "reconstruct",
 }  # fmt: skip
 WITHOUT_STRENGTH = frozenset({"ABLATE", "RECONSTRUCT"})
+MODEL_ROLE = "model"
+"""Another name of the assistant."""
 _OF_AN_SAE = frozenset({"CLAMP", "RECONSTRUCT"})
 """They need its encoder."""
 _ANSWERS = 1
@@ -93,8 +95,8 @@ class Question:
     def request(self, header: Mapping[str, Any], *, is_streamed: bool) -> messages.SteerRequest:
         """As the live worker reads it; `header` is `inference.Client.header`'s."""
         return messages.SteerRequest(
-            **header, prompt=self.asked.prompt, steered_chat=self.asked.steered_chat,
-            default_chat=self.asked.default_chat, pushes=self.pushes,
+            **header, prompt=self.asked.prompt, steered_chat=_as_templates_have_it(self.asked.steered_chat),
+            default_chat=_as_templates_have_it(self.asked.default_chat), pushes=self.pushes,
             are_special_tokens_pushed=self.asked.are_special_tokens_pushed, sampling=self.asked.sampling,
             is_streamed=is_streamed,
         )  # fmt: skip
@@ -124,7 +126,7 @@ def question(session: Session, asked: Asked) -> Question:
     own = vectors.named(session, asked.model, {(each.source, each.index) for each in asked.features})
     sources = dict.fromkeys(each.source for each in asked.features if (each.source, each.index) not in own)
     found = inference.places(session, asked.model, list(sources))
-    greatest = _max_activations(session, asked, found)
+    greatest = max_activations(session, _clamped(asked, found))
     pushes = []
     for each in asked.features:
         vector = own.get((each.source, each.index))
@@ -133,6 +135,15 @@ def question(session: Session, asked: Asked) -> Question:
         else:
             pushes.append(_push_of_feature(asked, each, found.sources[each.source], greatest))
     return Question(asked, found, tuple(pushes))
+
+
+def max_activations(session: Session, features: Collection[tuple[int, int]]) -> dict[tuple[int, int], float]:
+    """The largest activations of features, by (revision, index), of those that have dashboards; one statement, or none."""
+    if not features:
+        return {}
+    columns = (FeatureRow.revision_id, FeatureRow.index.label("number"), FeatureRow.max_activation)
+    query = select(*columns).where(tuple_(FeatureRow.revision_id, FeatureRow.index).in_(features))
+    return {(row.revision_id, row.number): row.max_activation for row in session.execute(query)}
 
 
 def joined(so_far: messages.SteerReply | None, reply: messages.SteerReply) -> messages.SteerReply:
@@ -206,6 +217,11 @@ _RUNS = select(SteerRun.id, SteerRun.owner_id, SteerRun.request, SteerRun.output
 _asked: TypeAdapter[Asked] = TypeAdapter(Asked)
 
 
+def _as_templates_have_it(chat: tuple[messages.Turn, ...]) -> tuple[messages.Turn, ...]:
+    """Templates call the model's turns the assistant's, whatever they write."""
+    return tuple(replace(turn, role="assistant") if turn.role == MODEL_ROLE else turn for turn in chat)
+
+
 def _push_of_vector(asked: Asked, feature: SteeredFeature, vector: vectors.VectorView) -> messages.Push:
     method = feature.method or asked.method
     if method in _OF_AN_SAE:
@@ -255,17 +271,11 @@ def _greatest(ref: FeatureRef, place: inference.Place, known: Mapping[tuple[int,
     return found
 
 
-def _max_activations(session: Session, asked: Asked, found: inference.Places) -> dict[tuple[int, int], float]:
-    """By revision and index, of the features to clamp."""
-    clamped = [
-        each for each in asked.features if (each.method or asked.method) == "CLAMP" and each.source in found.sources
-    ]
-    pairs = {(found.sources[each.source].revision_id, each.index) for each in clamped}
-    if not pairs:
-        return {}
-    columns = (FeatureRow.revision_id, FeatureRow.index.label("feature"), FeatureRow.max_activation)
-    query = select(*columns).where(tuple_(FeatureRow.revision_id, FeatureRow.index).in_(pairs))
-    return {(row.revision_id, row.feature): row.max_activation for row in session.execute(query)}
+def _clamped(asked: Asked, found: inference.Places) -> set[tuple[int, int]]:
+    """Revision and index of the features to clamp, as far as they have dashboards."""
+    features = [each for each in asked.features if (each.method or asked.method) == "CLAMP"]
+    places = [(found.sources[each.source].revision_id, each.index) for each in features if each.source in found.sources]
+    return {(revision_id, index) for revision_id, index in places if revision_id is not None}
 
 
 def _are_hosted(session: Session, model: str, source_ids: list[int]) -> bool:

@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from backend.web import schemas
+from backend.web import schemas, steer_schemas
 
 ROUTES = {
     ("get", "/api/feature/{model}/{source}/{index}"): "Feature",
@@ -46,11 +46,21 @@ ROUTES = {
     ("get", "/api/health"): "Health",
     ("post", "/api/activation/new"): "NewActivations",
     ("post", "/api/tokenize"): "Tokens",
+    ("post", "/api/steer"): "SteeredCompletion",
+    ("post", "/api/steer-chat"): "SteeredChat",
+    ("post", "/api/steer-load"): "SavedSteer",
+    ("delete", "/api/steer/{run_id}"): "SteerDeleted",
+    ("post", "/api/steer/presets"): "SteerPresets",
+    ("post", "/api/vector/new"): "VectorAdded",
+    ("post", "/api/vector/get"): "VectorFound",
+    ("post", "/api/vector/list-owned"): "VectorsOwned",
+    ("post", "/api/vector/delete"): "VectorDeleted",
 }
-LISTS = ("/api/model/list", "/api/jobs", "/api/uploads", "/api/tokens")
+LISTS = ("/api/model/list", "/api/jobs", "/api/uploads", "/api/tokens", "/api/vector/list-owned")
 BODIES_OF_THEIR_OWN = {
     ("post", "/api/jobs"), ("post", "/api/uploads"), ("post", "/api/sources"), ("post", "/api/uploads/whole"),
     ("post", "/api/uploads/{upload_id}/complete"), ("put", "/api/tokens/{service}"),
+    ("post", "/api/steer-chat"), ("post", "/api/steer-load"), ("post", "/api/vector/new"),
 }  # fmt: skip
 """They refuse the body below before they look for anything."""
 
@@ -89,8 +99,9 @@ def test_every_route_describes_its_refusals(document):
 
 
 def test_answers_have_no_defaults():
-    answers = [each for each in vars(schemas).values() if isinstance(each, type) and issubclass(each, schemas.Answer)]
-    assert len(answers) > 20
+    named = [*vars(schemas).values(), *vars(steer_schemas).values()]
+    answers = [each for each in named if isinstance(each, type) and issubclass(each, schemas.Answer)]
+    assert len(answers) > 40
     for answer in answers:
         assert issubclass(answer, BaseModel)
         for name, field in answer.model_fields.items():

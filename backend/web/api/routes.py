@@ -14,7 +14,9 @@ from backend.web.api import (
     live,
     looks,
     removal,
+    steer,
     uploads,
+    vectors,
 )
 
 router = APIRouter(
@@ -29,6 +31,8 @@ router.include_router(removal.router)
 router.include_router(looks.router)
 router.include_router(jobs.router)
 router.include_router(live.router)
+router.include_router(steer.router)
+router.include_router(vectors.router)
 router.include_router(uploads.router)
 router.include_router(hosting.router)
 router.include_router(corpora.router)
