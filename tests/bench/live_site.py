@@ -149,7 +149,7 @@ def quantiles_ms(seconds: list[float]) -> dict[str, float]:
 
 
 def _add_demo(sessions: Any, settings: Settings) -> int:
-    demo.TEXT_BYTES, demo.MAX_TOKENS, demo.QUALITY_TOKENS = 1_000_000, 100_000, 0
+    demo.TEXT_BYTES, demo.MAX_TOKENS, demo.QUALITY_TOKENS = 20_000_000, 100_000, 0
     with transaction(sessions) as session:
         saes = [demo.WEIGHTS / "saes" / name for name in SOURCES]
         spec = demo._spec(settings.data) | {"threads": 1}
