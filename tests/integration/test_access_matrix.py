@@ -132,6 +132,7 @@ RULES: dict[str, Rule] = {
     "POST /jobs/{job_id}/cancel": Rule(change_if_listed),
     "POST /jobs/{job_id}/retry": Rule(change_if_listed, statuses=frozenset({409})),
     "GET /steer": Rule(everybody),
+    "GET /steer/{run_id}": Rule(by_address),
     "GET /{model}": Rule(if_listed),
     "GET /{model}/steer": Rule(if_listed),
     "GET /{model}/{source}": Rule(by_address),
