@@ -7,6 +7,7 @@ from typing import Any
 from backend.formats.messages import Alternative, Generated, GeneratedToken, Sampling, SteerReply, Turn
 from backend.names import FeatureRef
 from backend.services.features import FeatureRow
+from backend.services.steer_presets import Preset, PresetFeature
 from backend.services.steering import Asked, Run, SteeredFeature
 from backend.services.vectors import VectorView
 from backend.web.pages import steered, steering
@@ -27,6 +28,15 @@ VECTOR = VectorView(
     samples.MODEL, "6-neuronpedia-resid-post", 123_456_789, None, "talks about the military", "blocks.6.hook_resid_post",
     (0.5, -0.25), 12.5, samples.AT,
 )  # fmt: skip
+PRESETS = (
+    Preset(
+        "Brigade, brigade, Brig",
+        (PresetFeature(samples.SOURCE, 12_345, 43.0, "brigade, Brigade"),),
+        is_own_vector=False,
+    ),
+    Preset("garden, path, <b>", (PresetFeature(samples.SOURCE, 77, 1.3, "the, Zoë"),), is_own_vector=False),
+    Preset(VECTOR.label, (PresetFeature(VECTOR.source, VECTOR.index, 12.5, VECTOR.label),), is_own_vector=True),
+)
 DEFAULT = " the second brigade before dawn, and half of them were asleep.\nNobody had told him so: é."
 STEERED = " the second brigade of the regiment, and the battalion, half of it asleep.\nThe <b>brigade</b>: é."
 
@@ -37,7 +47,7 @@ def context(*, is_live: bool = True, others: int = 0, **asked: Any) -> steering.
     models = (model, *(replace(model, id=f"model-{n}", display_name=f"Model {n}") for n in range(others)))
     known = steering.Known(
         models=models, sources=(), rows=ROWS, vectors={(VECTOR.source, VECTOR.index): VECTOR}, own=(VECTOR,),
-        is_live=is_live,
+        presets=() if asked.get("feature") else PRESETS, is_live=is_live,
     )  # fmt: skip
     return steering.context(model, known, steering.Asked(**asked))
 

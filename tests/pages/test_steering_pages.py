@@ -166,9 +166,13 @@ def test_other_models_are_a_step_away(rendered):
     assert links == ["/model-0/steer", "/model-1/steer"]
 
 
-def test_the_reader_s_own_vectors_can_be_chosen(rendered):
-    (button,) = [b for b in rendered("steer").all("button") if b.get("data-add")]
-    assert (button["data-add"], button.text) == ("6-neuronpedia-resid-post/123456789", "talks about the military")
+def test_vectors_of_one_s_own_and_suggestions_can_be_chosen(rendered):
+    vector, *presets = [b for b in rendered("steer").all("button") if b.get("data-add")]
+    assert (vector["data-add"], vector.text) == ("6-neuronpedia-resid-post/123456789", "talks about the military")
+    assert [(b["data-add"], b.text) for b in presets] == [
+        ("6-res-jb/12345:43", "Brigade, brigade, Brig"), ("6-res-jb/77:1.3", "garden, path, <b>"),
+    ]  # fmt: skip
+    assert len([b for b in rendered("steer-chosen").all("button") if b.get("data-add")]) == 1
 
 
 # --- a saved run ---------------------------------------------------------------------------------------------------

@@ -18,9 +18,10 @@ from sqlalchemy.orm import Session
 
 from backend import errors, names
 from backend.names import FeatureRef
-from backend.services import catalog, features, inference, vectors
+from backend.services import catalog, features, inference, steer_presets, vectors
 from backend.services.catalog import ModelFacts, ModelView, SourceView
 from backend.services.features import FeatureRow, FeatureView
+from backend.services.steer_presets import Preset
 from backend.services.vectors import VectorView
 from backend.settings import Settings
 from backend.web import rendering
@@ -151,12 +152,16 @@ class SteerContext:
     """Whose features can be chosen, by layer."""
     own: tuple[VectorView, ...]
     """Vectors of the reader's own, which can be chosen too."""
+    presets: tuple[Preset, ...]
+    """Features to begin with."""
     cards: tuple[Card, ...]
     problems: tuple[str, ...]
     """What the address asks for and is not there; each a sentence."""
     asked: Asked
     is_live: bool
     """A live worker was heard from."""
+    example: str = steer_presets.PROMPTS[0].text
+    """A prompt to begin with."""
     methods: tuple[Method, ...] = METHODS
     defaults: Asked = DEFAULTS
 
@@ -184,6 +189,7 @@ def show(request: Request, session: DbSession, model: str, asked: Annotated[Aske
         rows=features.named(session, [each.ref for each in chosen]),
         vectors=vectors.named(session, model, {(each.ref.source, each.ref.index) for each in chosen}),
         own=vectors.owned(session, model=model),
+        presets=() if chosen else steer_presets.of_model(session, model).presets,
         is_live=inference.is_worker_alive(session, heartbeat_s=settings.heartbeat_s),
     )
     return rendering.respond(request, "pages/steer.html", context(facts, known, asked))
@@ -203,6 +209,8 @@ class Known:
     """Those of its features that are vectors of somebody's own, by source and index."""
     own: Sequence[VectorView]
     """The reader's own."""
+    presets: Sequence[Preset]
+    """Suggestions, where the address names no feature."""
     is_live: bool
 
 
@@ -229,6 +237,7 @@ def context(model: ModelFacts, known: Known, asked: Asked) -> SteerContext:
         others=tuple(each for each in known.models if each.sources and each.id != model.id),
         sources=tuple(sorted(sources.values(), key=lambda source: (source.layer, source.name))),
         own=tuple(known.own),
+        presets=tuple(each for each in known.presets if not each.is_own_vector),
         cards=tuple(cards),
         problems=tuple(problems),
         asked=asked,

@@ -20,6 +20,14 @@ export function start(form) {
 
   const isChat = () => form.elements.mode.value === "chat";
 
+  /* What is to be gone on with or answered; where there is nothing yet, the example. */
+  function text() {
+    const { prompt } = form.elements;
+    if (!prompt.value.trim() && prompt.placeholder) prompt.value = prompt.placeholder;
+    changed();
+    return prompt.value;
+  }
+
   function changed() {
     part.gist.textContent = gist(form);
     history.replaceState(null, "", address(form, isChat() ? chat.first : ""));
@@ -28,7 +36,7 @@ export function start(form) {
   function arrange() {
     for (const each of form.querySelectorAll("[data-shown-for]")) each.hidden = each.dataset.shownFor !== form.elements.mode.value;
     part["prompt-label"].textContent = isChat() ? "Message" : "Text";
-    form.elements.prompt.placeholder = isChat() ? "Who are you?" : "Once upon a time";
+    form.elements.prompt.placeholder = isChat() ? "" : form.elements.prompt.dataset.example;
     restart();
   }
 
@@ -105,17 +113,17 @@ export function start(form) {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     if (running) running.abort();
-    else run(form.elements.prompt.value);
+    else run(text());
   });
   form.elements.prompt.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
     event.preventDefault();
-    run(form.elements.prompt.value);
+    run(text());
   });
   part.again.addEventListener("click", () => {
     form.elements.seed.value = String(crypto.getRandomValues(new Uint32Array(1))[0] % 100_000_000);
     changed();
-    run(isChat() ? last : form.elements.prompt.value || last, { isAgain: true });
+    run(isChat() ? last : text(), { isAgain: true });
   });
   part.restart.addEventListener("click", () => (restart(), changed(), form.elements.prompt.focus()));
   part.copy.addEventListener("click", async () => {

@@ -9,9 +9,9 @@ export class Cards {
     this.#settle();
   }
 
-  /* `source/index`; one that is there already is led to. */
+  /* `source/index`, or with `:strength` behind it; one that is there already is led to. */
   async add(name) {
-    const known = this.#named(name);
+    const known = this.#named(name.split(":")[0]);
     if (known) return known.querySelector("[data-strength]").focus();
     this.#say("");
     try {
