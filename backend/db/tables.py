@@ -468,7 +468,7 @@ class WorkerReport(Base):
 class Vector(Base):
     """A steering vector of somebody's own; never changed."""
 
-    __tablename__ = "vector"
+    __tablename__ = "steering_vector"  # Postgres has a type `vector` where pgvector is installed
 
     model_id: Mapped[str] = mapped_column(ForeignKey("model.id", ondelete="CASCADE"), primary_key=True)
     source: Mapped[str] = mapped_column(primary_key=True)

@@ -116,7 +116,7 @@ class Run:
 
 
 def question(session: Session, asked: Asked) -> Question:
-    """What `asked` means; three statements at most.
+    """What `asked` means; four statements at most, however many features it has.
 
     Raises:
         NotFoundError: The model, a source or a feature is not hosted, or there is no such vector.

@@ -15,6 +15,8 @@ from backend.web.schemas import Answer, CustomText, Id, Int32, Model
 
 MOST_FEATURES = 100
 MOST_MESSAGES = 1_000
+MOST_STRENGTH = 1e6
+"""So that no product of strengths is too large for the model's numbers."""
 WHOLE = 2**53 - 1
 """JSON's numbers are whole and exact up to it."""
 
@@ -24,6 +26,7 @@ def _in_capitals(value: object) -> object:
 
 
 Method = Annotated[steering.Method, BeforeValidator(_in_capitals)]
+Strength = Annotated[FiniteFloat, Field(ge=-MOST_STRENGTH, le=MOST_STRENGTH)]
 
 
 class Given(BaseModel):
@@ -42,7 +45,7 @@ class SteerFeature(Given):
     modelId: Id | None = Field(None, description="The request's model, as is the default.")
     layer: Id = Field(validation_alias=AliasChoices("layer", "source"), description="The source.")
     index: Int32 | None = Field(None, description="Not needed to RECONSTRUCT.")
-    strength: FiniteFloat | None = Field(
+    strength: Strength | None = Field(
         None, description="Not read to ABLATE and RECONSTRUCT; of a vector its own unless given."
     )
     method: Method | None = Field(
@@ -54,7 +57,7 @@ class SteerSettings(Given):
     """How to steer and how to choose tokens."""
 
     features: list[SteerFeature] = Field([], max_length=MOST_FEATURES)
-    strength_multiplier: FiniteFloat = Field(1.0, description="Of every strength.")
+    strength_multiplier: Strength = Field(1.0, description="Of every strength.")
     steer_method: Method = "SIMPLE_ADDITIVE"
     steer_special_tokens: bool = Field(True, description="Push at special tokens too, such as BOS and a chat's marks.")
     n_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] = Field(
@@ -281,7 +284,7 @@ class NewVector(Given):
     layerNumber: Int32
     hookType: Literal["hook_resid_pre", "hook_resid_post"]
     vector: Annotated[list[FiniteFloat], Field(min_length=1, max_length=2**17)]
-    vectorDefaultSteerStrength: FiniteFloat = Field(10.0, description="Used where a request gives no strength.")
+    vectorDefaultSteerStrength: Strength = Field(10.0, description="Used where a request gives no strength.")
     vectorLabel: Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$")] = ""
 
 

@@ -13,7 +13,7 @@ depends_on = None
 def upgrade() -> None:
     now = sa.text("clock_timestamp()")
     op.create_table(
-        "vector",
+        "steering_vector",
         sa.Column("model_id", sa.Text(), nullable=False),
         sa.Column("source", sa.Text(), nullable=False),
         sa.Column("index", sa.Integer(), nullable=False),
@@ -27,7 +27,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["owner_id"], ["account.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("model_id", "source", "index"),
     )
-    op.create_index("ix_vector_owner_id", "vector", ["owner_id"])
+    op.create_index("ix_steering_vector_owner_id", "steering_vector", ["owner_id"])
     op.create_table(
         "steer_run",
         sa.Column("id", sa.Text(), nullable=False),
@@ -51,4 +51,4 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("steer_run")
-    op.drop_table("vector")
+    op.drop_table("steering_vector")

@@ -120,7 +120,7 @@ def test_what_is_restored_is_what_was_hosted(here, elsewhere, tmp_path, monkeypa
     restore(elsewhere, tmp_path / "b.zip", monkeypatch)
     before, after = content(here[1]), content(elsewhere[1])
     assert sum(map(len, before.values())) > 5000
-    assert before["vector"]
+    assert before["steering_vector"]
     assert before["steer_run"]
     same = [name for name in before if name not in {"job", "shard", "lease", "worker_report", "upload", "sign_in"}]
     assert {name: before[name] for name in same} == {name: after[name] for name in same}

@@ -15,6 +15,7 @@ from backend.db.tables import Feature, Model, Source, SteerRun, WorkerReport
 from backend.formats import messages
 from backend.formats.messages import Push, Turn
 from backend.services import catalog, inference
+from backend.services.rates import Rates
 from backend.web import schemas, steer_schemas
 from tests import hosted, stand_in
 from tests.hosted import DEAD, MODEL, RICH, SOURCE
@@ -208,6 +209,8 @@ def test_what_is_not_hosted_is_not_found(api, worker, path):
         ({"seed": 2**60}, "seed"),
         ({"n_logprobs": 11}, "n_logprobs"),
         ({"strength_multiplier": "inf"}, "strength_multiplier"),
+        ({"strength_multiplier": 1e7}, "strength_multiplier"),
+        ({"features": [feature(strength=-1e7)]}, "features.0.strength"),
         ({"steer_method": "HARDER"}, "steer_method"),
         ({"features": [feature(strength=...)]}, "strength"),
         ({"features": [feature(strength=None)]}, "no strength"),
@@ -259,6 +262,16 @@ def test_a_full_list_is_refused_with_when_to_come_back(api, worker):
         response = api.post("steer", json=body(stream=stream))
         refused(response, 429)
         assert int(response.headers["Retry-After"]) >= 1
+
+
+def test_the_requests_left_are_told_where_they_are_counted(api, app, worker, redis_url):
+    app.state.settings = app.state.settings.model_copy(update={"requests_per_minute": 100})
+    app.state.rates = Rates(redis_url)
+    for given in ({}, {"stream": True, "seed": 1}):
+        response = api.post("steer", json=body(**given))
+        answer = events(response.text)[-1] if given else response.json()
+        assert answer["limit"] == response.headers["x-limit-remaining"]
+        assert 0 < int(answer["limit"]) < 100
 
 
 # --- chats ---------------------------------------------------------------------------------------------------------
