@@ -183,6 +183,14 @@ def source(session: Session, model_id: str, name: str) -> SourceView:
     return _source_view(_source_row(session, model_id, name))
 
 
+def sources_named(session: Session, model_id: str, source_names: Collection[str]) -> tuple[SourceView, ...]:
+    """Those of the sources that there are, by layer, then name; one statement."""
+    if not source_names:
+        return ()
+    wanted = [Source.model_id == as_key(model_id), Source.name.in_({as_key(name) for name in source_names})]
+    return tuple(_source_views(session, addressed(_SOURCES.where(*wanted))))
+
+
 def quality(session: Session, model_id: str, name: str) -> Quality | None:
     """What the evaluation of a source found; None where there was none. Raises `NotFoundError`."""
     query = select(Revision.quality).select_from(Source).outerjoin(Revision, Revision.id == Source.revision_id)

@@ -70,6 +70,21 @@ def index_api_url(page_url: str) -> str:
     return f"/api/index{page_url}"
 
 
+def table_api_url(model: str) -> str:
+    """What the name of a source is put behind for `features_api_url`."""
+    return f"/api/features{names.model_url(model)}"
+
+
+def steer_api_url() -> str:
+    """Where a text is gone on with, steered and not."""
+    return "/api/steer"
+
+
+def steer_chat_api_url() -> str:
+    """Where a chat is answered, steered and not."""
+    return "/api/steer-chat"
+
+
 def random_feature_url(model: str, source: str) -> str:
     """Leads to some feature that fires."""
     return f"{names.source_url(model, source)}/random"
