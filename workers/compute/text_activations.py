@@ -11,7 +11,7 @@ Positions that dashboards do not count (special tokens, position 0) get 0: posit
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ BATCH_TOKENS = 8192
 """Padded tokens of one forward pass; a text longer than that goes alone."""
 
 
+@runtime_checkable
 class HasIds(Protocol):
     """A text that has been tokenised."""
 
@@ -34,6 +35,7 @@ class HasIds(Protocol):
     def ids(self) -> Sequence[int]: ...  # noqa: D102
 
 
+@runtime_checkable
 class ReadsAt(Protocol):
     """A source at its place in the model (`runtime.LoadedSource`)."""
 
