@@ -268,6 +268,8 @@ class TextSearch:
     tokens: tuple[str, ...]
     """With the BOS put before them."""
     found: tuple[Found, ...]
+    is_special: tuple[bool, ...] = ()
+    """Of each token; empty from workers that do not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

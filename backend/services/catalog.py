@@ -126,6 +126,11 @@ class ModelView(ModelFacts):
 
     sources: tuple[SourceView, ...]
 
+    @property
+    def has_dashboards(self) -> bool:
+        """Features of some source can be read."""
+        return any(source.revision_id is not None for source in self.sources)
+
 
 @dataclass(frozen=True, slots=True)
 class SourceSetFacts:
@@ -173,6 +178,11 @@ def model(session: Session, model_id: str) -> ModelView:
 def source(session: Session, model_id: str, name: str) -> SourceView:
     """One source; raises `NotFoundError`."""
     return _source_view(_source_row(session, model_id, name))
+
+
+def sources_of(session: Session, model_id: str) -> tuple[SourceView, ...]:
+    """The sources of a model that the viewer sees in lists, by layer, then name; one statement."""
+    return tuple(_source_views(session, _SOURCES.where(Source.model_id == as_key(model_id))))
 
 
 def quality(session: Session, model_id: str, name: str) -> Quality | None:

@@ -38,6 +38,8 @@ from backend.web.pages import (
     models,
     rerun,
     sources,
+    text_search,
+    trying,
 )
 
 GZIP_LEVEL = 6
@@ -96,7 +98,9 @@ def _application(settings: Settings) -> FastAPI:
     # The API and jobs come first: a model's page would match their paths.
     app.include_router(routes.router)
     app.include_router(failures.router)
-    pages = (home, account, adding, admin, jobs, features, activations, deletion, rerun, sources, models)
+    pages = (
+        home, account, adding, admin, jobs, text_search, trying, features, activations, deletion, rerun, sources, models,
+    )  # fmt: skip
     for page in pages:
         app.include_router(page.router, dependencies=[Depends(forms.check_token)])
     return app

@@ -170,6 +170,7 @@ def _reduced(text: Text, found: list[TextFirings], residents: Residents) -> _Tex
             return messages.TextSearch(
                 tokens,
                 tuple(messages.Found(text.sources[source], index, numbers(row)) for source, index, row in shown_rows),
+                tuple(token in special for token in text.ids),
             )
         case TopByTokenRequest():
             each = found[0].at(counts) if request.is_bos_ignored else found[0]
