@@ -50,7 +50,7 @@ PAGES = {
     f"{SOURCE}/{hosted.DEAD}": 6,
     f"{SOURCE}/{hosted.SINGLE}": 6,
     f"{SOURCE}/{hosted.NO_LENS}": 6,
-    f"{FEATURE}/scan": 9,
+    f"{FEATURE}/scan": 8,
     f"/{hosted.MODEL}/steer": 8,
     f"/{hosted.MODEL}/steer?feature={hosted.SOURCE}/1:2.5&feature=9-none/1&through={hosted.SOURCE}&prompt=%22": 7,
     "/jobs": 5,
