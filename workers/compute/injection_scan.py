@@ -77,8 +77,8 @@ def scan(
 ) -> Scan:
     """Attribute the logit at each coefficient; the forward pass is in the model's dtype, everything after it float64.
 
-    `before_pass` is called before each forward pass and may raise to stop. The hooks come and go with the call, so one
-    model serves one call at a time.
+    `before_pass` is called before each forward pass and may raise to stop. The hooks come and go with the call, and mind
+    this thread's forward passes only.
 
     Raises:
         UnsupportedError: The vector cannot be added there, the architecture cannot be taken apart, or what comes out is

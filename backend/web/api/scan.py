@@ -11,20 +11,13 @@ from backend.formats import messages
 from backend.formats.messages import Push, ScanReply
 from backend.names import FeatureRef
 from backend.services import inference
-from backend.web import schemas
 from backend.web.api import live
 from backend.web.scan_schemas import InjectionScan, InjectionScanRequest, ScanQuery
 
 CSV = "text/csv"
 COLUMNS = ("coefficient", "component", "kind", "layer", "head", "cluster", "attribution", "total", "scale")
 
-router = APIRouter(
-    tags=["live"],
-    responses={
-        503: {"model": schemas.Error, "description": "No live worker runs, or the queue is down."},
-        504: {"model": schemas.Error, "description": "The live worker did not answer in time."},
-    },
-)
+router = APIRouter(tags=["live"], responses=live.REFUSALS)
 
 
 @router.post(

@@ -312,6 +312,69 @@ class TestWhereItIsInjected:
             assert_equal(written, written[:1].expand(len(written)))
 
 
+COMMON = {
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24,
+    "max_position_embeddings": tiny.N_CONTEXT, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None,
+}  # fmt: skip
+GROUPED = COMMON | {"num_key_value_heads": 2}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "GPTNeo": {**COMMON, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]},
+    "GPTJ": {"n_embd": 16, "n_layer": 2, "n_head": 2, "rotary_dim": 4, "n_positions": tiny.N_CONTEXT},
+    "GPTNeoX": COMMON | {"use_parallel_residual": False},
+    "Mistral": GROUPED,
+    "Mixtral": GROUPED | {"num_local_experts": 4},
+    "Qwen2": GROUPED,
+    "Qwen3": GROUPED | {"head_dim": 8},
+    "Phi": COMMON,
+    "OPT": COMMON | {"ffn_dim": 24, "word_embed_proj_dim": 16},
+    "Bloom": {**COMMON, "n_layer": 2, "n_head": 4},
+    "Falcon": COMMON | {"parallel_attn": True, "new_decoder_architecture": False, "bias": False},
+    "Olmo2": GROUPED,
+}
+
+
+def built(folder: Path, name: str, **config: Any) -> LanguageModel:
+    """A random model of an architecture, its biases other than zero."""
+    n_vocab = tiny.save_tokenizer(folder)
+    shape = getattr(transformers, f"{name}Config")(vocab_size=n_vocab, **config)
+    torch.manual_seed(0)
+    hugging = transformers.AutoModelForCausalLM.from_config(shape, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for parameter_name, parameter in hugging.named_parameters():
+            if parameter_name.endswith("bias"):
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+    shape.architectures = [type(hugging).__name__]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    return language_model.from_parts(hugging, tokenizer, shape, name=str(folder), device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_architectures_the_documents_name_are_taken_apart(name: str, tmp_path: Path) -> None:
+    """Their parts are all there is: the scan refuses where the rest is more than biases."""
+    model = built(tmp_path, name, **ARCHITECTURES[name])
+    with torch.no_grad():
+        logits = model.model(input_ids=torch.tensor([IDS])).logits[0, POSITION].double()
+    for are_heads_apart in (False, True):
+        scan = injection_scan.scan(model, question(model, are_heads_apart=are_heads_apart))
+        assert_equal(scan.total[len(COEFFICIENTS) // 2], logits[TOKEN] - logits.mean())
+        assert len(scan.parts) == 3 + 2 * (1 + (model.n_heads if are_heads_apart else 1))
+
+
+def test_a_stream_that_blocks_hold_flat_is_changed_between_attention_and_mlp_too(tmp_path: Path) -> None:
+    model = built(tmp_path, "OPT", **ARCHITECTURES["OPT"])
+    found, expected = (
+        values_of(injection_scan.scan(model, question(model, place))) for place in ("hook_resid_mid", "hook_attn_out")
+    )
+    for name, values in expected.items():
+        assert_equal(found[name], values)
+
+
+def test_a_model_that_scales_its_writes_is_refused(tmp_path: Path) -> None:
+    model = built(tmp_path, "Granite", residual_multiplier=0.5, **GROUPED)
+    with pytest.raises(errors.UnsupportedError, match="computed inside a module"):
+        injection_scan.scan(model, question(model))
+
+
 def test_rows_split_over_passes_give_the_same(model: LanguageModel) -> None:
     asked = question(model)
     together, apart = injection_scan.scan(model, asked), injection_scan.scan(model, asked, memory_bytes=1)
