@@ -76,7 +76,7 @@ def line(
         example: A context.
         maximum: The feature's largest activation.
         minimum: Its most negative one; 0 for features that have none.
-        at: Where the firing in the middle stands; the strongest one by default.
+        at: Where the token in the middle stands; the strongest firing by default.
         other: Activations of another feature by position; where it fires is underlined.
     """
     values = dict(zip(example.positions, example.values, strict=True))
@@ -92,7 +92,7 @@ def line(
         before=text(first, hit, token_text.inline),
         after=text(hit, last, token_text.inline),
         full=text(0, n, token_text.flowing),
-        value=numerals.fixed(values[hit], numerals.decimals_for(ends.size)),
+        value=numerals.fixed(values.get(hit, 0.0), numerals.decimals_for(ends.size)),
         context=example.context,
         n_firings=len(example.positions),
         document=next((d.name for d in reversed(example.documents) if d.position <= hit), ""),

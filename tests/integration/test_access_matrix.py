@@ -131,7 +131,10 @@ RULES: dict[str, Rule] = {
     "GET /jobs/{job_id}/progress": Rule(if_listed),
     "POST /jobs/{job_id}/cancel": Rule(change_if_listed),
     "POST /jobs/{job_id}/retry": Rule(change_if_listed, statuses=frozenset({409})),
+    "GET /steer": Rule(everybody),
+    "GET /steer/{run_id}": Rule(by_address),
     "GET /{model}": Rule(if_listed),
+    "GET /{model}/steer": Rule(if_listed),
     "GET /{model}/{source}": Rule(by_address),
     "POST /{model}/{source}/visibility": Rule(change_by_address, form={"visibility": "public"}),
     "GET /{model}/{source}/rerun": Rule(change_by_address),
@@ -145,6 +148,8 @@ RULES: dict[str, Rule] = {
     "GET /{model}/{source}/{index}/activations": Rule(by_address),
     "GET /{model}/{source}/{index}/cofiring": Rule(by_address),
     "GET /{model}/{source}/{index}/pair/{other}": Rule(by_address),
+    "GET /{model}/{source}/{index}/scan": Rule(by_address),
+    "GET /{model}/{source}/{index}/scan.csv": Rule(by_address, query="text=x&token=y", statuses=LIVE),
     "GET /sign-in": Rule(everybody),
     "POST /sign-in": Rule(everybody, form={"name": "nobody", "password": "x"}, statuses=frozenset({401})),
     "POST /sign-out": Rule(everybody),
@@ -185,6 +190,9 @@ RULES: dict[str, Rule] = {
     "GET /api/jobs/{job_id}/events": Rule(if_listed),
     "POST /api/jobs/{job_id}/cancel": Rule(change_if_listed),
     "POST /api/jobs/{job_id}/retry": Rule(change_if_listed, statuses=frozenset({409})),
+    "POST /api/injection-scan": Rule(
+        by_address, json={"model": "{model}", "source": "{source}", "index": 1, "text": "x", "token": "y"}, statuses=LIVE
+    ),
     "POST /api/activation/new": Rule(by_address, json={"feature": FEATURE, "customText": "x"}, statuses=LIVE),
     "POST /api/activation/source": Rule(
         by_address, json={"modelId": "{model}", "source": "{source}", "customText": "x"}, statuses=LIVE

@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from backend.web import live_schemas, schemas, steer_schemas
+from backend.web import live_schemas, scan_schemas, schemas, steer_schemas
 
 ROUTES = {
     ("get", "/api/feature/{model}/{source}/{index}"): "Feature",
@@ -59,12 +59,14 @@ ROUTES = {
     ("post", "/api/vector/get"): "VectorFound",
     ("post", "/api/vector/list-owned"): "VectorsOwned",
     ("post", "/api/vector/delete"): "VectorDeleted",
+    ("post", "/api/injection-scan"): "InjectionScan",
 }
 LISTS = ("/api/model/list", "/api/jobs", "/api/uploads", "/api/tokens", "/api/vector/list-owned")
 BODIES_OF_THEIR_OWN = {
     ("post", "/api/jobs"), ("post", "/api/uploads"), ("post", "/api/sources"), ("post", "/api/uploads/whole"),
     ("post", "/api/uploads/{upload_id}/complete"), ("put", "/api/tokens/{service}"),
     ("post", "/api/steer-chat"), ("post", "/api/steer-load"), ("post", "/api/vector/new"),
+    ("post", "/api/injection-scan"),
 }  # fmt: skip
 """They refuse the body below before they look for anything."""
 
@@ -103,7 +105,7 @@ def test_every_route_describes_its_refusals(document):
 
 
 def test_answers_have_no_defaults():
-    known = {**vars(schemas), **vars(live_schemas), **vars(steer_schemas)}.values()
+    known = {**vars(schemas), **vars(live_schemas), **vars(steer_schemas), **vars(scan_schemas)}.values()
     answers = [each for each in known if isinstance(each, type) and issubclass(each, schemas.Answer)]
     assert len(answers) > 40
     for answer in answers:

@@ -14,6 +14,7 @@ from backend.web.api import (
     live,
     looks,
     removal,
+    scan,
     search,
     steer,
     uploads,
@@ -35,6 +36,7 @@ router.include_router(live.router)
 router.include_router(steer.router)
 router.include_router(vectors.router)
 router.include_router(search.router)
+router.include_router(scan.router)
 router.include_router(uploads.router)
 router.include_router(hosting.router)
 router.include_router(corpora.router)

@@ -26,7 +26,7 @@ def add(request: Request, session: DbSession, asked: steer_schemas.NewVector) ->
     )  # fmt: skip
     view = vectors.add(session, given)
     url = callers.site_url(request.headers, request.app.state.settings)
-    url += names.steer_url(view.model, source=view.source, index=view.index)
+    url += names.steer_url(view.model, names.steered(view.source, view.index))
     return {"message": "Success", "url": url, "vector": steer_rows.added_vector(view)}
 
 
