@@ -68,9 +68,9 @@ change_by_address = _change(is_reachable)
 change_if_listed = _change(is_listed)
 
 
-def add_by_address(actor: str, kind: str) -> str:
+def add_if_listed(actor: str, kind: str) -> str:
     """Whoever sees it and is signed in may add to it."""
-    if not is_reachable(actor, kind):
+    if not is_listed(actor, kind):
         return HIDDEN
     return SIGN_IN if actor == "nobody" else PASSED
 
@@ -211,14 +211,14 @@ RULES: dict[str, Rule] = {
     ),
     "POST /api/steer-load": Rule(by_address, json={"steerOutputId": "{run_id}"}),
     "DELETE /api/steer/{run_id}": Rule(change_by_address),
-    "POST /api/steer/presets": Rule(by_address, json={"modelId": "{model}"}),
+    "POST /api/steer/presets": Rule(if_listed, json={"modelId": "{model}"}),
     "POST /api/vector/new": Rule(
-        add_by_address,
+        add_if_listed,
         json={"modelId": "{model}", "layerNumber": 1, "hookType": "hook_resid_post", "vector": [1.0] * 16},
     ),
-    "POST /api/vector/get": Rule(by_address, json=VECTOR),
+    "POST /api/vector/get": Rule(if_listed, json=VECTOR),
     "POST /api/vector/list-owned": Rule(signed_in),
-    "POST /api/vector/delete": Rule(change_by_address, json=VECTOR),
+    "POST /api/vector/delete": Rule(change_if_listed, json=VECTOR),
     "GET /api/uploads": Rule(everybody),
     "POST /api/uploads": Rule(signed_in, json={"files": [{"name": "a", "size": 1}]}),
     "POST /api/uploads/whole": Rule(signed_in, query="name=a", statuses=frozenset({422})),
