@@ -98,7 +98,7 @@ def test_a_card_says_what_the_feature_is_and_how_it_is_pushed(rendered):
     }  # fmt: skip
     assert [name for name, each in presets.items() if each["aria-pressed"] == "true"] == ["3×"]
     assert clamped.one("input", type="number")["value"] == "3"
-    assert (clamped.one("input", type="range")["min"], clamped.one("input", type="range")["max"]) == ("-3.0", "10.0")
+    assert (clamped.one("input", type="range")["min"], clamped.one("input", type="range")["max"]) == ("-3", "10")
     assert all("disabled" in each.attributes for each in ablated.all("input"))
     assert not ablated.all("p", "presets")
     assert [a.text for a in vector.all("a")] == []
