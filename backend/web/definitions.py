@@ -307,7 +307,7 @@ NUMBERS = (
         (
             "Both texts are drawn with the same seed, so they differ by the push alone. Every token is pushed, those of the "
             "prompt too.",
-            "Add: strength × the direction is added. Replace: what lies along the direction is taken out first. Cap: what "
+            "Add: strength × the direction is added. Orthogonal: what lies along the direction is taken out first. Cap: what "
             "lies along it is kept at or below the strength. Clamp: the feature's activation is held at a multiple of its "
             "largest. Ablate: what the feature writes is taken out.",
             "Through the SAE: every activation becomes the SAE's reconstruction of it.",

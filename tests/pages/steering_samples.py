@@ -41,15 +41,20 @@ DEFAULT = " the second brigade before dawn, and half of them were asleep.\nNobod
 STEERED = " the second brigade of the regiment, and the battalion, half of it asleep.\nThe <b>brigade</b>: é."
 
 
-def context(*, is_live: bool = True, others: int = 0, **asked: Any) -> steering.SteerContext:
-    """Of what an address asks for."""
+def known(*, is_live: bool = True, others: int = 0, with_presets: bool = False) -> steering.Known:
+    """What there is: a model and others, two features with dashboards, a vector of the reader's own."""
     model = samples.model()
     models = (model, *(replace(model, id=f"model-{n}", display_name=f"Model {n}") for n in range(others)))
-    known = steering.Known(
+    return steering.Known(
         models=models, sources=(), rows=ROWS, vectors={(VECTOR.source, VECTOR.index): VECTOR}, own=(VECTOR,),
-        presets=() if asked.get("feature") else PRESETS, is_live=is_live,
+        presets=PRESETS if with_presets else (), is_live=is_live,
     )  # fmt: skip
-    return steering.context(model, known, steering.Asked(**asked))
+
+
+def context(*, is_live: bool = True, others: int = 0, **asked: Any) -> steering.SteerContext:
+    """Of what an address asks for."""
+    found = known(is_live=is_live, others=others, with_presets="feature" not in asked)
+    return steering.context(samples.model(), found, steering.Asked(**asked))
 
 
 def tokens(text: str) -> tuple[GeneratedToken, ...]:

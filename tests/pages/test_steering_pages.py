@@ -1,3 +1,4 @@
+from dataclasses import replace
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import pytest
@@ -97,7 +98,7 @@ def test_a_card_says_what_the_feature_is_and_how_it_is_pushed(rendered):
     }  # fmt: skip
     assert [name for name, each in presets.items() if each["aria-pressed"] == "true"] == ["3×"]
     assert clamped.one("input", type="number")["value"] == "3"
-    assert (clamped.one("input", type="range")["min"], clamped.one("input", type="range")["max"]) == ("-3.0", "10.0")
+    assert (clamped.one("input", type="range")["min"], clamped.one("input", type="range")["max"]) == ("-3", "10")
     assert all("disabled" in each.attributes for each in ablated.all("input"))
     assert not ablated.all("p", "presets")
     assert [a.text for a in vector.all("a")] == []
@@ -159,6 +160,14 @@ def test_everything_in_the_address_is_in_the_form(rendered):
     assert [e["value"] for e in chosen.all("input", name="through") if "checked" in e.attributes] == ["6-mlp-topk"]
     assert (chosen.one("input", id="seed")["value"], chosen.one("input", id="seed")["data-default"]) == ("7", "0")
     assert page.one("nav", "trail").text == f"/{samples.MODEL}/steer"
+
+
+def test_by_default_no_more_tokens_are_asked_for_than_half_of_the_context():
+    model, known = samples.model(), steering_samples.known()
+    n_tokens = [
+        steering.context(replace(model, n_context=n), known, steering.Asked()).n_tokens for n in (None, 1024, 32, 1)
+    ]
+    assert n_tokens == [64, 64, 16, 1]
 
 
 def test_other_models_are_a_step_away(rendered):
@@ -247,9 +256,9 @@ def test_a_multiplier_and_a_method_of_the_whole_request_are_in_the_strengths_to_
 
 def test_the_page_s_own_sampling_is_left_out_of_an_address():
     d = steering.DEFAULTS
-    usual = Sampling(n_tokens=d.n_tokens, temperature=d.temperature, top_p=d.top_p, seed=d.seed, n_alternatives=5)
+    usual = Sampling(n_tokens=64, temperature=d.temperature, top_p=d.top_p, seed=d.seed, n_alternatives=5)
     run = steering_samples.run(features=(), sampling=usual, prompt="x")
-    assert parse_qsl(urlsplit(steered.try_url(run.asked)).query) == [("prompt", "x")]
+    assert parse_qsl(urlsplit(steered.try_url(run.asked)).query) == [("prompt", "x"), ("n_tokens", "64")]
 
 
 @pytest.mark.parametrize("term", ["steering", "steering-strength"])

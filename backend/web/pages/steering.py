@@ -36,6 +36,8 @@ UNKNOWN_STRENGTH = 10.0
 """Where a feature has no activations to go by."""
 MOST_FEATURES = 32
 MOST_SEED = 10**8
+MOST_TOKENS = 10**6
+DEFAULT_TOKENS = 64
 _CHOSEN = re.compile(
     r"(?P<source>[A-Za-z0-9][A-Za-z0-9._-]{0,127})/(?P<index>\d{1,9})"
     r"(?::(?P<strength>-?\d+(?:\.\d+)?(?:e[+-]?\d{1,3})?)(?::(?P<method>[A-Z_]+))?)?"
@@ -55,7 +57,9 @@ class Method:
 ADD, CLAMP = "SIMPLE_ADDITIVE", "CLAMP"
 METHODS = (
     Method(ADD, "add", "Strength × the feature's direction is added at every token."),
-    Method("ORTHOGONAL_DECOMP", "replace", "What lies along the direction is taken out, then strength × it is added."),
+    Method(
+        "ORTHOGONAL_DECOMP", "orthogonal", "What lies along the direction is taken out, then strength × it is added."
+    ),
     Method("PROJECTION_CAP", "cap", "What lies along the direction is kept at or below the strength."),
     Method(CLAMP, "clamp", "The feature's activation is held at this multiple of its largest, whatever the text."),
     Method("ABLATE", "ablate", "What the feature writes is taken out wherever it fires.", has_strength=False),
@@ -75,7 +79,8 @@ class Asked(BaseModel):
     system: str = ""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.5
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    n_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
+    n_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] | None = None
+    """None: the page's default for the model."""
     freq_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     seed: Annotated[int, Field(ge=-MOST_SEED, le=MOST_SEED)] = 0
     special: bool = True
@@ -158,6 +163,8 @@ class SteerContext:
     problems: tuple[str, ...]
     """What the address asks for and is not there; each a sentence."""
     asked: Asked
+    n_tokens: int
+    """By default: no more than half of the model's context."""
     is_live: bool
     """A live worker was heard from."""
     example: str = steer_presets.PROMPTS[0].text
@@ -241,6 +248,7 @@ def context(model: ModelFacts, known: Known, asked: Asked) -> SteerContext:
         cards=tuple(cards),
         problems=tuple(problems),
         asked=asked,
+        n_tokens=min(DEFAULT_TOKENS, max(1, (model.n_context or MOST_TOKENS) // 2)),
         is_live=known.is_live,
     )
 

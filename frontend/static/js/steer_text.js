@@ -64,9 +64,9 @@ export class Texts {
 
   summary() {
     const [a, b] = [this.sides.default.tokens.length, this.sides.steered.tokens.length];
-    const long = a === b ? `${a} tokens each` : `${a} and ${b} tokens`;
+    const long = a === b ? `${a} token${a === 1 ? "" : "s"} each` : `${a} and ${b} tokens`;
     if (this.#same === a && a === b) return `${long}, and not one differs.`;
-    return `${long}; they differ from token ${this.#same + 1} on. Underlined is what only one of them has.`;
+    return `${long}; they differ from token ${this.#same + 1} on, where underlined.`;
   }
 
   #draw() {
