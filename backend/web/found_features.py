@@ -18,8 +18,10 @@ from backend.web.text_query import By, TextQuery
 
 N_RESULTS: Mapping[By, int] = {"feature": 50, "layer": 10, "token": 5}
 """Features of the whole text, of each source, of each token."""
-N_TOKENS_APART = 100
+N_TOKENS_APART = 60
 """By token, the first so many are shown, unless some are chosen."""
+N_DENSE = 50
+"""Features folded away: the strongest."""
 Known = Mapping[tuple[str, int], SummaryView]
 
 
@@ -106,7 +108,7 @@ def arranged(
         case "token":
             apart = [token for token in tokens if token.is_chosen] or tokens[:N_TOKENS_APART]
             groups = [Group(None, token, lines.at(answer.found, token.position)) for token in apart]
-    folded = sorted(dense, key=lambda each: -lines.score(each))
+    folded = sorted(dense, key=lambda each: -lines.score(each))[:N_DENSE]
     return FoundFeatures(tokens, tuple(group for group in groups if group.features), lines.ranked(folded))
 
 

@@ -87,8 +87,8 @@ class SearchContext:
             case by, 0:
                 return f"{features}, {'the strongest of each layer' if by == 'layer' else 'the strongest first'}"
             case by, _:
-                tokens = "the chosen token" if n_chosen == 1 else f"{n_chosen} chosen tokens"
-                return f"{features}, by their sum on {tokens}{', of each layer' if by == 'layer' else ''}"
+                order = "activation on the chosen token" if n_chosen == 1 else f"sum on {n_chosen} chosen tokens"
+                return f"{features}, by their {order}{', of each layer' if by == 'layer' else ''}"
 
     @property
     def views(self) -> tuple[tuple[str, By, str], ...]:
@@ -226,8 +226,11 @@ def dense(query: TextQuery, answers: Sequence[TextSearch], known: Known) -> tupl
     """The features that the first answer left out for their density."""
     if query.densest is None:
         return ()
+    listed = {(each.source, each.index) for each in answers[0].found}
     return tuple(
         each
         for each in answers[-1].found
-        if (feature := known.get((each.source, each.index))) and feature.density > query.densest
+        if (each.source, each.index) not in listed
+        and (feature := known.get((each.source, each.index)))
+        and feature.density > query.densest
     )

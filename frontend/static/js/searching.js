@@ -9,7 +9,8 @@ export function start(area) {
   const [form, said] = ["form", "[role=status]"].map((selector) => area.querySelector(selector));
   const results = area.querySelector("[data-part=results]");
   const set = chosenSet();
-  const state = new URLSearchParams(location.search);
+  // of the results there are, where the page came with some: its own address may have been a form's
+  const state = new URLSearchParams(results.querySelector(".copies")?.search ?? location.search);
   let stop = new AbortController();
 
   function chosenSet() {
@@ -28,15 +29,22 @@ export function start(area) {
   }
 
   const address = (base) => (state.size ? `${base}?${state}` : base);
+  let shown = location.search;
+
+  function note(write) {
+    history[write](null, "", address(area.dataset.page));
+    shown = location.search;
+  }
 
   async function ask() {
     stop.abort();
     stop = new AbortController();
     const { signal } = stop;
-    const focused = keyOf(document.activeElement);
     results.ariaBusy = "true";
+    let focused = "";
     try {
       const fresh = await part(address(form.action), "[data-part=results]", signal);
+      focused = keyOf(document.activeElement);
       results.replaceChildren(...fresh.childNodes);
       said.textContent = fresh.dataset.said;
     } catch (error) {
@@ -89,7 +97,7 @@ export function start(area) {
     read();
     if (state.get("text") !== before) state.delete("sort");
     if (chosenSet() !== set) return location.assign(address(area.dataset.page)); // its scale may be another
-    history.pushState(null, "", address(area.dataset.page));
+    note("pushState");
     ask();
   });
 
@@ -104,7 +112,7 @@ export function start(area) {
     if (clears) state.delete("sort");
     if (view) state.delete("by");
     if (view && view.dataset.by !== "feature") state.set("by", view.dataset.by);
-    history.replaceState(null, "", address(area.dataset.page));
+    note("replaceState");
     ask();
   });
 
@@ -120,7 +128,7 @@ export function start(area) {
   });
 
   results.addEventListener("toggle", (event) => event.target.open && showBest(event.target), { capture: true });
-  addEventListener("popstate", () => location.reload());
+  addEventListener("popstate", () => location.search === shown || location.reload());
   if (state.get("text") && !results.querySelector(".lines, .problem")) ask();
   else arrived("");
 }
@@ -132,9 +140,8 @@ async function showBest(details) {
   const { example } = place.dataset;
   delete place.dataset.example;
   try {
-    const best = await part(example, ".examples .group details");
-    const text = best.querySelector(".full");
-    place.prepend(Object.assign(document.createElement("p"), { className: "small", textContent: `its best example, ${best.querySelector(".value").textContent}` }), text);
+    place.append(await part(example, ".examples .group details"));
+    place.querySelector("[hidden]").hidden = false;
     place.dispatchEvent(new Event("shown", { bubbles: true }));
   } catch {
     place.dataset.example = example; // asked again when it is opened again; the link leads there too
