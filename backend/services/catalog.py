@@ -126,6 +126,11 @@ class ModelView(ModelFacts):
 
     sources: tuple[SourceView, ...]
 
+    @property
+    def has_dashboards(self) -> bool:
+        """Features of some source can be read."""
+        return any(source.revision_id is not None for source in self.sources)
+
 
 @dataclass(frozen=True, slots=True)
 class SourceSetFacts:
@@ -171,8 +176,8 @@ def model(session: Session, model_id: str) -> ModelView:
 
 
 def model_facts(session: Session, model_id: str) -> ModelFacts:
-    """One model by itself, also for who knows only an unlisted source of it; raises `NotFoundError`."""
-    row = session.execute(addressed(_MODELS.where(Model.id == as_key(model_id)))).one_or_none()
+    """One model by itself; raises `NotFoundError`."""
+    row = session.execute(_MODELS.where(Model.id == as_key(model_id))).one_or_none()
     if row is None:
         raise _no_model(model_id)
     return _model_facts(row)
@@ -181,6 +186,19 @@ def model_facts(session: Session, model_id: str) -> ModelFacts:
 def source(session: Session, model_id: str, name: str) -> SourceView:
     """One source; raises `NotFoundError`."""
     return _source_view(_source_row(session, model_id, name))
+
+
+def sources_named(session: Session, model_id: str, source_names: Collection[str]) -> tuple[SourceView, ...]:
+    """Those of the sources that there are, by layer, then name; one statement."""
+    if not source_names:
+        return ()
+    wanted = [Source.model_id == as_key(model_id), Source.name.in_({as_key(name) for name in source_names})]
+    return tuple(_source_views(session, addressed(_SOURCES.where(*wanted))))
+
+
+def sources_of(session: Session, model_id: str) -> tuple[SourceView, ...]:
+    """The sources of a model that the viewer sees in lists, by layer, then name; one statement."""
+    return tuple(_source_views(session, _SOURCES.where(Source.model_id == as_key(model_id))))
 
 
 def quality(session: Session, model_id: str, name: str) -> Quality | None:

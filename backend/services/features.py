@@ -12,17 +12,18 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import CTE, ColumnElement, and_, false, func, or_, select, true
+from sqlalchemy import CTE, ColumnElement, and_, false, func, or_, select, true, tuple_
 from sqlalchemy.orm import Session
 
 from backend import errors
-from backend.db.tables import Context, Dashboard, Feature
+from backend.db.tables import Context, Dashboard, Feature, Source
 from backend.formats import dashboards
 from backend.formats.dashboards import BOTTOM_GROUP, FIRST_NEGATIVE_GROUP, TOP_GROUP, Moments
 from backend.names import FeatureRef
 from backend.services import catalog
 from backend.services.catalog import AnyRow
 from backend.services.catalog import SourceView as SourceView
+from backend.services.visibility import addressed
 
 MAX_PER_PAGE = 200
 """Rows of the table of features."""
@@ -299,6 +300,16 @@ def browse(session: Session, model: str, source: str, query: FeatureQuery) -> Fe
         .order_by(*_order(page, query))
     ).all()
     return FeaturePage(tuple(_row(row) for row in rows if row.feature is not None), rows[0].n_total, query)
+
+
+def named(session: Session, refs: Sequence[FeatureRef]) -> dict[FeatureRef, FeatureRow]:
+    """Those of the features, all of one model, that have dashboards, as the table has them; one statement."""
+    if not refs:
+        return {}
+    wanted = tuple_(Source.name, Feature.index).in_([(ref.source, ref.index) for ref in refs])
+    query = select(Source.name.label("source"), *_ROW_COLUMNS).join(Feature, Feature.revision_id == Source.revision_id)
+    rows = session.execute(addressed(query.where(Source.model_id == refs[0].model, wanted))).all()
+    return {FeatureRef(refs[0].model, row.source, row.feature): _row(row) for row in rows}
 
 
 class Summary(Protocol):

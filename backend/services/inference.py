@@ -26,7 +26,7 @@ from typing import Any, cast
 import orjson
 import redis
 from anyio import to_thread
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from backend import errors, logs, weights
@@ -95,7 +95,7 @@ class Place:
     @property
     def version(self) -> str:
         """Changes with whatever changes the answers."""
-        return _digest(dataclasses.asdict(self))
+        return _digest(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +126,7 @@ def places(session: Session, model: str, sources: Sequence[str] = ()) -> Places:
         if row is None:
             raise errors.NotFoundError(f"No model '{model}' is hosted.", hint="The home page lists those that are.")
         return Places(model, row.weights, row.n_context, {})
-    named = {catalog.as_key(name) for name in sources}
-    query = _places().where(Source.model_id == catalog.as_key(model), Source.name.in_(named))
-    found = _read_places(session, model, addressed(query))
+    found = _read_places(session, _NAMED, model, names=[catalog.as_key(name) for name in sources])
     missing = next((name for name in sources if found is None or name not in found.sources), None)
     if found is None or missing is not None:
         raise errors.NotFoundError(
@@ -139,8 +137,7 @@ def places(session: Session, model: str, sources: Sequence[str] = ()) -> Places:
 
 def places_of_set(session: Session, model: str, source_set: str) -> Places:
     """The sources of a set that the viewer sees in lists, by layer; raises `NotFoundError` for none. One statement."""
-    key = (Source.model_id == catalog.as_key(model), Source.set_name == catalog.as_key(source_set))
-    found = _read_places(session, model, _places().where(*key).order_by(Source.layer, Source.name))
+    found = _read_places(session, _OF_SET, model, set_name=catalog.as_key(source_set))
     if found is None:
         raise errors.NotFoundError(
             f"No source set '{source_set}' of a model '{model}' is hosted.", hint="The home page lists those that are."
@@ -148,19 +145,25 @@ def places_of_set(session: Session, model: str, source_set: str) -> Places:
     return found
 
 
-def _places() -> Select[Any]:
-    columns = (
+# Put together once: that takes longer than running them.
+_PLACES = (
+    select(
         Source.id, Source.name, Source.set_name, Source.layer, Source.hook_point, Source.d_in, Source.d_sae,
         Source.weights, Source.declared, Revision.spec["dtype"].astext.label("dtype"), Source.revision_id,
         Model.weights.label("model_weights"), Model.n_context,
-    )  # fmt: skip
-    joined = select(*columns).select_from(Source).join(Model, Model.id == Source.model_id)
-    return joined.outerjoin(Revision, Revision.id == Source.revision_id)
+    )
+    .select_from(Source)
+    .join(Model, Model.id == Source.model_id)
+    .outerjoin(Revision, Revision.id == Source.revision_id)
+    .where(Source.model_id == bindparam("model"))
+)  # fmt: skip
+_NAMED = addressed(_PLACES.where(Source.name.in_(bindparam("names", expanding=True))))
+_OF_SET = _PLACES.where(Source.set_name == bindparam("set_name")).order_by(Source.layer, Source.name)
 
 
-def _read_places(session: Session, model: str, query: Select[Any]) -> Places | None:
+def _read_places(session: Session, query: Select[Any], model: str, **asked: Any) -> Places | None:
     """None: there is no such source."""
-    rows = [dict(row) for row in session.execute(query).mappings()]
+    rows = [dict(row) for row in session.execute(query, {"model": catalog.as_key(model), **asked}).mappings()]
     if not rows:
         return None
     n_context, *_ = [row.pop("n_context") for row in rows]

@@ -39,6 +39,10 @@ from backend.web.pages import (
     rerun,
     scan,
     sources,
+    steered,
+    steering,
+    text_search,
+    trying,
 )
 
 GZIP_LEVEL = 6
@@ -97,7 +101,10 @@ def _application(settings: Settings) -> FastAPI:
     # The API and jobs come first: a model's page would match their paths.
     app.include_router(routes.router)
     app.include_router(failures.router)
-    pages = (home, account, adding, admin, jobs, features, activations, scan, deletion, rerun, sources, models)
+    pages = (
+        home, account, adding, admin, jobs, steering, steered, text_search, trying, features, activations, scan, deletion,
+        rerun, sources, models,
+    )  # fmt: skip
     for page in pages:
         app.include_router(page.router, dependencies=[Depends(forms.check_token)])
     return app

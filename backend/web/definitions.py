@@ -300,6 +300,25 @@ NUMBERS = (
         "Components whose curves have the same shape, whatever their size: average linkage on 1 − correlation.",
         ("A curve and its mirror image are of two clusters. What changes by less than rounding does is of none.",),
     ),
+    Definition(
+        "steering",
+        "steering",
+        "Changing the model's activations along features' directions while it writes, beside the same model left alone.",
+        (
+            "Both texts are drawn with the same seed, so they differ by the push alone. Every token is pushed, those of the "
+            "prompt too.",
+            "Add: strength × the direction is added. Orthogonal: what lies along the direction is taken out first. Cap: what "
+            "lies along it is kept at or below the strength. Clamp: the feature's activation is held at a multiple of its "
+            "largest. Ablate: what the feature writes is taken out.",
+            "Through the SAE: every activation becomes the SAE's reconstruction of it.",
+        ),
+    ),
+    Definition(
+        "steering-strength",
+        "strength",
+        "How hard a feature is pushed, in the units of its activations; what it reaches by itself is at most its max.",
+        ("The direction has length one. Three times the max shows with most features; far beyond, text falls apart.",),
+    ),
 )
 
 _BY_ID = {d.id: d for d in (*THINGS, *NUMBERS)}

@@ -92,6 +92,7 @@ def _serve_samples(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(catalog, "source", source)
     patch.setattr(catalog, "quality", lambda *_: samples.quality())
     patch.setattr(catalog, "model", lambda *_: samples.model())
+    patch.setattr(catalog, "sources_of", lambda *_: samples.model().sources)
     patch.setattr(catalog, "models", lambda *_: (samples.model(),))
     patch.setattr(jobs, "of_source", lambda _, model, source: _work.job if source.startswith("7") else None)
     patch.setattr(jobs, "get", lambda *_: _work.job)

@@ -14,9 +14,10 @@ pytestmark = pytest.mark.browser
 
 BUDGET_BYTES = 150 * 1024
 UNCOMPUTED = f"/{samples.MODEL}/7-res-jb"
+SEARCH = f"/{samples.MODEL}/search"
 PATHS = [
-    "/", f"/{samples.MODEL}", SOURCE, UNCOMPUTED, FEATURE, f"{SOURCE}/77", f"{FEATURE}/scan", f"{FEATURE}/scan?text=a&token=b",
-    "/jobs", "/jobs/7", "/definitions",
+    "/", f"/{samples.MODEL}", SEARCH, SOURCE, UNCOMPUTED, FEATURE, f"{SOURCE}/77", f"{FEATURE}/scan",
+    f"{FEATURE}/scan?text=a&token=b", "/jobs", "/jobs/7", "/definitions",
 ]  # fmt: skip
 
 

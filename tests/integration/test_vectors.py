@@ -66,7 +66,7 @@ def test_a_vector_is_added_and_read_back_bit_by_bit(api):
     assert added["defaultSteerStrength"] == 7.5
     assert added["index"].isdigit()
     assert 8 <= len(added["index"]) <= 9
-    assert answer["url"] == f"http://localhost/{MODEL}/steer?source={added['source']}&index={added['index']}"
+    assert answer["url"] == f"http://localhost/{MODEL}/steer?feature={added['source']}/{added['index']}"
     found = api.post("vector/get", json=address(added)).json()
     steer_schemas.VectorFound.model_validate(found)
     assert found["vector"] == {
