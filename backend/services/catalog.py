@@ -176,8 +176,8 @@ def model(session: Session, model_id: str) -> ModelView:
 
 
 def model_facts(session: Session, model_id: str) -> ModelFacts:
-    """One model by itself; raises `NotFoundError`."""
-    row = session.execute(_MODELS.where(Model.id == as_key(model_id))).one_or_none()
+    """One model by itself, also for who knows only an unlisted source of it; raises `NotFoundError`."""
+    row = session.execute(addressed(_MODELS.where(Model.id == as_key(model_id)))).one_or_none()
     if row is None:
         raise _no_model(model_id)
     return _model_facts(row)
