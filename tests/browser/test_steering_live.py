@@ -1,4 +1,7 @@
-"""Steering in a real browser with the real live worker: from computed dashboards to a link that somebody else opens."""
+"""Steering in a real browser with the real live worker, up to a link that somebody else opens.
+
+Model and SAEs are real; the rows that say what features fire on are not, so that nothing has to be computed first.
+"""
 
 import threading
 import time
@@ -8,11 +11,16 @@ from pathlib import Path
 import pytest
 import uvicorn
 from playwright.sync_api import Browser, Page, expect
+from sqlalchemy import select
 
 from backend.cli import children
+from backend.db.session import transaction
+from backend.db.tables import Feature, Source
 from backend.embedded.data_folder import DataFolder
+from backend.services import ingest
 from backend.settings import Settings
 from backend.web.app import create_app
+from tests import hosted
 from tests.browser.conftest import browser as browser
 from tests.site import Site
 from tests.site import site as site
@@ -21,19 +29,19 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 PATIENCE_MS = 120_000
 MODEL, SOURCES = "tiny-gpt2", ("0-first", "1-second")
-SETTINGS = "prompt=The+cat&n_tokens=12&temperature=0.8&seed=3"
+SETTINGS = "prompt=The+cat&n_tokens=12&temperature=0"
+"""The likeliest tokens: a random model finds all of them nearly as likely, whatever pushes it."""
 
 
 @pytest.fixture(scope="module")
 def address(site: Site) -> Iterator[str]:
-    """A site with two computed sources and a live worker."""
+    """A site with two sources and a live worker."""
     assets = Settings().assets
     if not Path(assets, "manifest.json").exists():
         pytest.skip(f"{assets} is not built; run `make setup`")
-    worker = site.fork_worker()
     for source in SOURCES:
-        assert site.wait(site.add(source, n_documents=40), lambda job: job.state in ("done", "failed")).state == "done"
-    worker.kill()
+        site.add(source)
+        add_features(site, source)
     changed = {"assets": assets, "heartbeat_s": 2.0, "live_deadline_s": 120.0}
     settings = site.settings.model_copy(update=changed)
     folder = DataFolder(settings.data)
@@ -53,6 +61,19 @@ def address(site: Site) -> Iterator[str]:
         live.stop()
 
 
+def add_features(site: Site, source: str) -> None:
+    """Two features of the source that fire on `a`, as if its dashboards had been computed."""
+    with transaction(site.sessions) as session:
+        source_id = session.scalars(select(Source.id).where(Source.name == source)).one()
+        vocabulary_id = hosted.add_vocabulary(session, hosted.TEXTS)
+        revision_id = hosted.add_revision(session, source_id, hosted.add_corpus(session, MODEL, vocabulary_id))
+        fires_on = [" a", " the"]
+        said = {"fires_on": fires_on, "promotes": [" in"], "token_texts": ingest.token_texts([*fires_on, " in"])}
+        for index in (3, 4):
+            feature = {"index": index, "n_firings": 50, "density": 0.01, "max_activation": 2.0, **said}
+            session.add(Feature(revision_id=revision_id, **feature))
+
+
 @pytest.fixture
 def page(browser: Browser, address: str) -> Iterator[Page]:
     said: list[str] = []
@@ -63,7 +84,7 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
     page.on("pageerror", lambda error: said.append(str(error)))
     yield page
     context.close()
-    assert said == []
+    assert [each for each in said if "Failed to load resource" not in each] == [], "but for refusals"
 
 
 def choose(page: Page, source: str) -> str:
