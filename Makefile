@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Only from the command line: a TORCH that happens to be in someone's environment means something else.
 SETUP := bin/setup $(if $(filter command,$(origin TORCH)),--torch "$(TORCH)")
 
-.PHONY: help setup run test lint fix types check test-gpu bench bench-gpu bench-engine bench-scaling migrate revision pin clean
+.PHONY: help setup run test lint fix types check test-gpu bench bench-gpu bench-engine bench-live bench-scaling migrate revision pin clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +60,10 @@ bench-gpu: ## Measure from tokens to dashboards on a CUDA device: tests/bench/re
 bench-engine: ## Measure side by side with SAEDashboard, half an hour; ARGS=--quick takes minutes, ARGS=--write keeps it
 	@$(SETUP) dev
 	@$(BIN)/python -m tests.bench.bench_engine $(ARGS)
+
+bench-live: ## Measure live answers for 1, 8 and 32 callers, some minutes; ARGS=--quick, ARGS=--write keeps it
+	@$(SETUP) dev
+	@$(BIN)/python -m tests.bench.bench_live $(ARGS)
 
 bench-scaling: ## Measure cost against tokens, features and L0; ARGS=--write keeps and draws it
 	@$(SETUP) dev

@@ -4,6 +4,7 @@ Parsed once at the edge; inside the code nobody splits strings again. URLs are b
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
@@ -14,7 +15,7 @@ _HOOK_POINT = re.compile(r"blocks\.(?P<layer>\d+)\.(?P<place>(?:attn\.|mlp\.|ln1
 RESERVED = frozenset(
     {
         "api", "static", "jobs", "docs", "openapi.json", "definitions", "health", "favicon.ico",
-        "account", "add", "admin", "search", "sign-in", "sign-out", "set-up",
+        "account", "add", "admin", "search", "sign-in", "sign-out", "set-up", "steer",
     }
 )  # fmt: skip
 """Ids that neither a model nor a source may have: pages of the site, or of a model (`/gpt2-small/search`), are there."""
@@ -112,6 +113,24 @@ def feature_api_url(model: str, source: str, index: int) -> str:
 def job_url(job_id: int) -> str:
     """A job's page."""
     return f"/jobs/{job_id}"
+
+
+def steer_url(model: str, *features: str, through: Iterable[str] = (), **query: str | int | float) -> str:
+    """A model's steering page, to begin with `steered` features, through the SAEs named, and with what `query` says."""
+    given = [*(("feature", each) for each in features), *(("through", each) for each in through), *query.items()]
+    return f"{model_url(model)}/steer" + (f"?{urlencode(given, safe='/:')}" if given else "")
+
+
+def steered(source: str, index: int, strength: float | None = None, method: str = "") -> str:
+    """A feature in the address of the steering page: `6-res-jb/12345:42.5`, the method behind it if it is not the usual."""
+    if strength is None and not method:
+        return f"{source}/{index}"
+    return f"{source}/{index}:{strength or 0:.10g}" + (f":{method}" if method else "")
+
+
+def steer_run_url(run_id: str) -> str:
+    """The page of a saved steering run."""
+    return f"/steer/{quote(run_id)}"
 
 
 def set_up_url(token: str) -> str:

@@ -90,6 +90,9 @@ class Settings(BaseSettings):
         ge=0,
         description="Gigabytes a worker may take beyond its libraries; less takes longer. 0: half of what is free.",
     )
+    nice: int = Field(
+        10, ge=0, le=19, description="How far workers that compute dashboards stand back for pages and live answers."
+    )
     device: str = Field("auto", description="Where workers compute: `auto`, `cpu`, `cuda` or `cuda:N`.")
     lease_s: float = Field(60.0, gt=0, description="Seconds a claimed shard stays with a worker that stops reporting.")
     heartbeat_s: float = Field(2.0, gt=0, description="Seconds between a worker's reports of progress.")
@@ -114,5 +117,8 @@ class Settings(BaseSettings):
     )
     live_cache_mb: float = Field(
         64.0, ge=0, description="Megabytes of live answers a web process keeps for the same question; 0 keeps none."
+    )
+    steer_runs: int = Field(
+        10_000, ge=1, description="Steered texts kept of each account, and of those without one; the oldest go first."
     )
     log_level: str = Field("INFO", description="Least severe log event that is written.")

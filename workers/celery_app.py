@@ -27,6 +27,7 @@ _logger = logging.getLogger(__name__)
 def main() -> None:
     """Run a worker until it is told to stop."""
     settings = Settings()
+    os.nice(settings.nice)
     logs.configure(settings.log_level)
     logging.getLogger("celery").setLevel(logging.WARNING)
     sessions = session_factory(create_engine(settings.database_url))

@@ -14,6 +14,7 @@ from sqlalchemy import (
     ForeignKey,
     Identity,
     Index,
+    Integer,
     LargeBinary,
     Text,
     UniqueConstraint,
@@ -21,7 +22,7 @@ from sqlalchemy import (
     func,
     true,
 )
-from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, JSONB, REAL
+from sqlalchemy.dialects.postgresql import ARRAY, DOUBLE_PRECISION, JSONB, REAL
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -462,3 +463,50 @@ class WorkerReport(Base):
     device: Mapped[str]
     doing: Mapped[str | None]
     seen_at: Mapped[datetime] = mapped_column(server_default=_now)
+
+
+class Vector(Base):
+    """A steering vector of somebody's own; never changed."""
+
+    __tablename__ = "steering_vector"  # Postgres has a type `vector` where pgvector is installed
+
+    model_id: Mapped[str] = mapped_column(ForeignKey("model.id", ondelete="CASCADE"), primary_key=True)
+    source: Mapped[str] = mapped_column(primary_key=True)
+    """What stands in a source's place in its address, such as `6-neuronpedia-resid-post`."""
+    index: Mapped[int] = mapped_column(primary_key=True)
+    """Drawn at random."""
+    owner_id: Mapped[int | None] = mapped_column(ForeignKey("account.id", ondelete="CASCADE"), index=True)
+    """NULL: the host's operator, in `open` mode."""
+    label: Mapped[str]
+    hook_point: Mapped[str]
+    values: Mapped[list[float]] = mapped_column(ARRAY(DOUBLE_PRECISION))
+    default_strength: Mapped[float] = mapped_column(DOUBLE_PRECISION)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class SteerRun(Base):
+    """A text that was generated with and without steering, as it can be read again and shared."""
+
+    __tablename__ = "steer_run"
+    __table_args__ = (
+        UniqueConstraint("owner_id", "key", postgresql_nulls_not_distinct=True),
+        Index("steer_run_age", "owner_id", "created_at"),
+        Index("steer_run_sources", "source_ids", postgresql_using="gin"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    """128 random bits, URL-safe."""
+    owner_id: Mapped[int | None] = mapped_column(ForeignKey("account.id", ondelete="CASCADE"))
+    """NULL: the host's operator, or whoever was not signed in."""
+    model_id: Mapped[str] = mapped_column(ForeignKey("model.id", ondelete="CASCADE"), index=True)
+    source_ids: Mapped[list[int]] = mapped_column(ARRAY(Integer))
+    """Each once: who may not see one of them does not see the run."""
+    kind: Mapped[str]
+    """completion or chat."""
+    key: Mapped[bytes]
+    """Digest of the question and of the state of the rows it was answered from: who asks the same again gets this run."""
+    request: Mapped[bytes]
+    """zlib over JSON, `steering.Asked`: Postgres's own JSON cannot hold U+0000, which texts and tokens may."""
+    outputs: Mapped[bytes]
+    """Packed as the request: the last `messages.SteerReply`, with all of its tokens."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())

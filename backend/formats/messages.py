@@ -403,6 +403,12 @@ class ScanReply:
     components: tuple[Component, ...]
     total: tuple[float, ...]
     """The logit, or the difference of two, as the model computes it, less the mean logit."""
+    scale: tuple[float, ...] = ()
+    """What the final norm divides by, at each coefficient."""
+    token: str = ""
+    """The text of the token that was read: the one asked for, or that after a space."""
+    minus_token: str = ""
+    """Likewise; empty: none was asked for."""
     kind: Literal["scan"] = "scan"
 
 

@@ -7,7 +7,7 @@ Token texts never change under an id, so they are kept in the process after the 
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from threading import Lock
@@ -175,9 +175,25 @@ def model(session: Session, model_id: str) -> ModelView:
     return _model_view(_model_facts(row), _source_views(session, _SOURCES.where(Source.model_id == model_id)))
 
 
+def model_facts(session: Session, model_id: str) -> ModelFacts:
+    """One model by itself, also for who knows only an unlisted source of it; raises `NotFoundError`."""
+    row = session.execute(addressed(_MODELS.where(Model.id == as_key(model_id)))).one_or_none()
+    if row is None:
+        raise _no_model(model_id)
+    return _model_facts(row)
+
+
 def source(session: Session, model_id: str, name: str) -> SourceView:
     """One source; raises `NotFoundError`."""
     return _source_view(_source_row(session, model_id, name))
+
+
+def sources_named(session: Session, model_id: str, source_names: Collection[str]) -> tuple[SourceView, ...]:
+    """Those of the sources that there are, by layer, then name; one statement."""
+    if not source_names:
+        return ()
+    wanted = [Source.model_id == as_key(model_id), Source.name.in_({as_key(name) for name in source_names})]
+    return tuple(_source_views(session, addressed(_SOURCES.where(*wanted))))
 
 
 def sources_of(session: Session, model_id: str) -> tuple[SourceView, ...]:
@@ -212,7 +228,13 @@ def readable_source(session: Session, model_id: str, name: str) -> ReadableSourc
             f"The dashboards of '{model_id}/{name}' are not computed yet.",
             hint="Start their computation, or watch it under /jobs.",
         )
-    return ReadableSource(_source_view(row), row.revision_id, row.corpus_id, row.vocabulary_id, row.is_first_masked)
+    return _readable(row)
+
+
+def readable_sources(session: Session, model_id: str, wanted: Collection[str]) -> dict[str, ReadableSource]:
+    """By name those of the wanted sources that have dashboards; one statement."""
+    query = _SOURCES.where(Source.model_id == as_key(model_id), Source.name.in_({as_key(name) for name in wanted}))
+    return {row.name: _readable(row) for row in session.execute(addressed(query)) if row.revision_id is not None}
 
 
 def source_set(session: Session, model_id: str, name: str) -> SourceSetView:
@@ -403,6 +425,10 @@ def _source_row(session: Session, model_id: str, name: str) -> AnyRow:
     if row is None:
         raise _no_source(model_id, name)
     return row
+
+
+def _readable(row: AnyRow) -> ReadableSource:
+    return ReadableSource(_source_view(row), row.revision_id, row.corpus_id, row.vocabulary_id, row.is_first_masked)
 
 
 def _source_views(session: Session, query: Select[Any]) -> list[SourceView]:

@@ -1,7 +1,8 @@
 """Deleting a source: gone for readers at once, cleared away by workers, in steps that can be killed anywhere.
 
 1. `remove`, one short transaction: the row loses its model, so no address, list or search finds it and its id is free.
-   A job about nothing else is cancelled; one of several sources goes on with the others.
+   Steering runs with a feature of it go. A job about nothing else is cancelled; one of several sources goes on with the
+   others.
 2. `clear_step`, by every worker's sweep: once no worker holds a shard of a job of it, its dashboards, features and
    revisions go in batches, then its index, the weights and the text that were uploaded for it, and its row.
 3. Corpora that were computed on for deleted sources only go last: contexts in batches, the row, and the blobs of
@@ -29,6 +30,7 @@ from backend.db.tables import (
     Revision,
     Shard,
     Source,
+    SteerRun,
     Upload,
 )
 from backend.services import access, catalog, events, shards
@@ -54,6 +56,8 @@ def remove(session: Session, model: str, name: str) -> None:
     locked = session.scalars(unrestricted(jobs.order_by(Job.id)).with_for_update(key_share=True, of=Job)).all()
     gone = update(Source).where(Source.id == found.id, Source.model_id.is_not(None))
     session.execute(unrestricted(gone.values(model_id=None, revision_id=None)))
+    runs = delete(SteerRun).where(SteerRun.source_ids.contains([found.id]))
+    session.execute(unrestricted(runs.execution_options(synchronize_session=False)))
     for job in locked:
         if job.state in ACTIVE:
             _leave(session, job, found.id, f"{model}/{name}")

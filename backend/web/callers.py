@@ -33,6 +33,15 @@ def public_origins(settings: Settings) -> tuple[str, ...]:
     return tuple(filter(None, origins))
 
 
+def site_url(headers: Headers, settings: Settings) -> str:
+    """Where people find the site, without a path: links that leave it begin with it.
+
+    In `open` mode the Host header, which `middleware.KnownCallers` has seen to be a name of this machine.
+    """
+    origins = public_origins(settings)
+    return origins[0] if origins else f"http://{headers.get('host', '')}"
+
+
 def is_secure(settings: Settings) -> bool:
     """True if people reach the site over TLS, so that cookies may insist on it."""
     return any(origin.startswith("https:") for origin in public_origins(settings))

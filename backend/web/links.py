@@ -1,6 +1,6 @@
 """URLs that only pages use: where forms go and what they lead to. Everything else is in `backend/names.py`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from urllib.parse import urlencode
 
@@ -51,9 +51,40 @@ def pair_url(model: str, source: str, index: int, other: int, query: PairQuery =
     return _with(f"{names.feature_url(model, source, index)}/pair/{other}", query, _PAIR)
 
 
+def scan_url(model: str, source: str, index: int, asked: Mapping[str, str | float] | None = None) -> str:
+    """The injection scan of a feature, as `asked` says."""
+    path = f"{names.feature_url(model, source, index)}/scan"
+    return f"{path}?{urlencode(asked)}" if asked else path
+
+
+def scan_form_url(model: str, source: str, index: int) -> str:
+    """Where the form of an injection scan leads: to what was found."""
+    return f"{scan_url(model, source, index)}#scan"
+
+
+def scan_csv_url(model: str, source: str, index: int, asked: Mapping[str, str | float]) -> str:
+    """The same scan as CSV."""
+    return f"{names.feature_url(model, source, index)}/scan.csv?{urlencode(asked)}"
+
+
 def index_api_url(page_url: str) -> str:
     """The answer one of the three pages shows, as JSON."""
     return f"/api/index{page_url}"
+
+
+def table_api_url(model: str) -> str:
+    """What the name of a source is put behind for `features_api_url`."""
+    return f"/api/features{names.model_url(model)}"
+
+
+def steer_api_url() -> str:
+    """Where a text is gone on with, steered and not."""
+    return "/api/steer"
+
+
+def steer_chat_api_url() -> str:
+    """Where a chat is answered, steered and not."""
+    return "/api/steer-chat"
 
 
 def random_feature_url(model: str, source: str) -> str:

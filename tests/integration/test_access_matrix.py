@@ -14,15 +14,18 @@ from fastapi.routing import iter_route_contexts
 from sqlalchemy import select, update
 
 from backend import storage
-from backend.db.tables import Job, Revision, SignIn, Source, Upload
-from backend.formats import quality
-from backend.services import ingest, invitations, jobs, uploads
+from backend.db.tables import Job, Revision, SignIn, Source, SteerRun, Upload, Vector
+from backend.formats import messages, quality
+from backend.services import inference, ingest, invitations, jobs, steering, uploads, vectors
 from tests import hosted, kept
 from tests.signing_in import Person, browser, person, program
 
 KINDS = ("private", "unlisted", "public")
 ACTORS = ("nobody", "other", "owner", "admin")
 PASSED, HIDDEN, SIGN_IN, FORBIDDEN = "passed", "hidden", "sign in", "forbidden"
+
+NAMES = ("model", "source", "name", "job_id", "run_id", "vector")
+"""What differs from case to case."""
 
 Outcome = Callable[[str, str], str]
 """Of actor and visibility."""
@@ -65,6 +68,13 @@ change_by_address = _change(is_reachable)
 change_if_listed = _change(is_listed)
 
 
+def add_by_address(actor: str, kind: str) -> str:
+    """Whoever sees it and is signed in may add to it."""
+    if not is_reachable(actor, kind):
+        return HIDDEN
+    return SIGN_IN if actor == "nobody" else PASSED
+
+
 def own(actor: str, kind: str) -> str:
     """An upload: its owner's business, and admins'."""
     return PASSED if actor in ("owner", "admin") else HIDDEN
@@ -103,6 +113,8 @@ class Rule:
 
 
 FEATURE = {"modelId": "{model}", "source": "{source}", "index": 1}
+STEERING = {"modelId": "{model}", "features": [{"layer": "{source}", "index": 1, "strength": 1}]}
+VECTOR = {"modelId": "{model}", "source": "1-neuronpedia-resid-post", "index": "{vector}"}
 LIVE = frozenset({503})
 """No live worker runs in this test; what is hidden is refused before that is found out."""
 
@@ -119,9 +131,12 @@ RULES: dict[str, Rule] = {
     "GET /jobs/{job_id}/progress": Rule(if_listed),
     "POST /jobs/{job_id}/cancel": Rule(change_if_listed),
     "POST /jobs/{job_id}/retry": Rule(change_if_listed, statuses=frozenset({409})),
+    "GET /steer": Rule(everybody),
+    "GET /steer/{run_id}": Rule(by_address),
     "GET /{model}": Rule(if_listed),
     "GET /{model}/search": Rule(if_listed),
     "GET /{model}/search/results": Rule(if_listed, query="text=x", statuses=LIVE),
+    "GET /{model}/steer": Rule(if_listed),
     "GET /{model}/{source}": Rule(by_address),
     "POST /{model}/{source}/visibility": Rule(change_by_address, form={"visibility": "public"}),
     "GET /{model}/{source}/rerun": Rule(change_by_address),
@@ -136,6 +151,8 @@ RULES: dict[str, Rule] = {
     "GET /{model}/{source}/{index}/activations": Rule(by_address),
     "GET /{model}/{source}/{index}/cofiring": Rule(by_address),
     "GET /{model}/{source}/{index}/pair/{other}": Rule(by_address),
+    "GET /{model}/{source}/{index}/scan": Rule(by_address),
+    "GET /{model}/{source}/{index}/scan.csv": Rule(by_address, query="text=x&token=y", statuses=LIVE),
     "GET /sign-in": Rule(everybody),
     "POST /sign-in": Rule(everybody, form={"name": "nobody", "password": "x"}, statuses=frozenset({401})),
     "POST /sign-out": Rule(everybody),
@@ -176,8 +193,35 @@ RULES: dict[str, Rule] = {
     "GET /api/jobs/{job_id}/events": Rule(if_listed),
     "POST /api/jobs/{job_id}/cancel": Rule(change_if_listed),
     "POST /api/jobs/{job_id}/retry": Rule(change_if_listed, statuses=frozenset({409})),
+    "POST /api/injection-scan": Rule(
+        by_address, json={"model": "{model}", "source": "{source}", "index": 1, "text": "x", "token": "y"}, statuses=LIVE
+    ),
     "POST /api/activation/new": Rule(by_address, json={"feature": FEATURE, "customText": "x"}, statuses=LIVE),
+    "POST /api/activation/source": Rule(
+        by_address, json={"modelId": "{model}", "source": "{source}", "customText": "x"}, statuses=LIVE
+    ),
+    "POST /api/search-all": Rule(
+        if_listed, json={"modelId": "{model}", "sourceSet": "{name}", "text": "x"}, statuses=LIVE
+    ),
+    "POST /api/search-topk-by-token": Rule(
+        by_address, json={"modelId": "{model}", "source": "{source}", "text": "x"}, statuses=LIVE
+    ),
+    "POST /api/cossim": Rule(by_address, json=FEATURE, statuses=LIVE),
     "POST /api/tokenize": Rule(if_listed, json={"modelId": "{model}", "prompt": "x"}, statuses=LIVE),
+    "POST /api/steer": Rule(by_address, json=STEERING | {"prompt": "x"}, statuses=LIVE),
+    "POST /api/steer-chat": Rule(
+        by_address, json=STEERING | {"defaultChatMessages": [{"role": "user", "content": "x"}]}, statuses=LIVE
+    ),
+    "POST /api/steer-load": Rule(by_address, json={"steerOutputId": "{run_id}"}),
+    "DELETE /api/steer/{run_id}": Rule(change_by_address),
+    "POST /api/steer/presets": Rule(by_address, json={"modelId": "{model}"}),
+    "POST /api/vector/new": Rule(
+        add_by_address,
+        json={"modelId": "{model}", "layerNumber": 1, "hookType": "hook_resid_post", "vector": [1.0] * 16},
+    ),
+    "POST /api/vector/get": Rule(by_address, json=VECTOR),
+    "POST /api/vector/list-owned": Rule(signed_in),
+    "POST /api/vector/delete": Rule(change_by_address, json=VECTOR),
     "GET /api/uploads": Rule(everybody),
     "POST /api/uploads": Rule(signed_in, json={"files": [{"name": "a", "size": 1}]}),
     "POST /api/uploads/whole": Rule(signed_in, query="name=a", statuses=frozenset({422})),
@@ -225,6 +269,7 @@ def case(site, session, tmp_path):
         session.add(upload)
         session.flush()
         found[kind]["upload_id"] = upload.id
+        found[kind] |= steered(session, owner, made.source_id, model)
     absent = {
         "model": "absent-model",
         "source": "1-absent",
@@ -232,6 +277,8 @@ def case(site, session, tmp_path):
         "job_id": 10**6,
         "path": "none",
         "upload_id": "0" * 32,
+        "run_id": "absent-run",
+        "vector": 10**8,
     }
     shared = {
         "service": "huggingface", "index": 1, "other": 2, "key_id": 10**6, "account_id": third.id,
@@ -240,6 +287,22 @@ def case(site, session, tmp_path):
     }  # fmt: skip
     session.commit()
     return people, {kind: values | shared for kind, values in found.items()}, absent | shared
+
+
+def steered(session, owner: Person, source_id: int, model: str) -> dict[str, Any]:
+    """A saved run and a vector of the owner's."""
+    asked = steering.Asked(kind="completion", model=model, prompt="x", sampling=messages.Sampling(n_tokens=1))
+    text = messages.Generated("x", "y", (), is_done=True)
+    answer = messages.SteerReply(id="", steered=text, default=text, is_done=True)
+    question = steering.Question(asked, inference.places(session, model), ())
+    run_id = steering.save(session, question, answer, n_kept=10)
+    session.execute(update(SteerRun).where(SteerRun.id == run_id).values(owner_id=owner.id, source_ids=[source_id]))
+    given = vectors.NewVector(
+        model=model, layer=1, hook_type="hook_resid_post", label="", values=(1.0,) * 16, default_strength=1.0
+    )
+    vector = vectors.add(session, given)
+    session.execute(update(Vector).where(Vector.index == vector.index).values(owner_id=owner.id))
+    return {"run_id": run_id, "vector": vector.index}
 
 
 def routes(app: Any) -> set[str]:
@@ -297,7 +360,8 @@ def check(client_for, connection, cases, absent, actor: str, who: Person | None)
                 with connection.begin_nested() as undone:
                     nothing = ask(client, route, rule, absent, who)
                     undone.rollback()
-                if neutral(answer, cases[kind]) != neutral(nothing, absent):
+                names = asked_about(route, rule)
+                if neutral(answer, cases[kind], names) != neutral(nothing, absent, names):
                     wrong.append(f"{route}, {kind}: {answer.text[:200]} differs from {nothing.text[:200]}")
             if rule.is_listing and outcome == PASSED:
                 named = {each for each in KINDS if f"1-{each}" in answer.text}
@@ -308,7 +372,12 @@ def check(client_for, connection, cases, absent, actor: str, who: Person | None)
 
 
 def is_about_sources(route: str, rule: Rule) -> bool:
-    return any(f"{{{name}}}" in f"{route} {rule.json}" for name in ("model", "source", "name", "job_id"))
+    return bool(asked_about(route, rule))
+
+
+def asked_about(route: str, rule: Rule) -> list[str]:
+    """Those of `NAMES` that a request has."""
+    return [name for name in NAMES if f"{{{name}}}" in f"{route} {rule.json}"]
 
 
 def ask(client, route: str, rule: Rule, values: dict[str, Any], who: Person | None):
@@ -339,10 +408,10 @@ def outcome_of(answer, rule: Rule) -> str:
     return {404: HIDDEN, 403: FORBIDDEN}.get(answer.status_code, f"status {answer.status_code}")
 
 
-def neutral(answer, values: dict[str, Any]) -> tuple[int, str]:
+def neutral(answer, values: dict[str, Any], names: list[str]) -> tuple[int, str]:
     """Without the names that were asked for; the rest must not depend on whether they exist."""
     text = answer.text
-    for key in ("model", "source", "name", "job_id"):
+    for key in names:
         text = text.replace(str(values[key]), key)
     return answer.status_code, text
 

@@ -10,6 +10,8 @@ import uvicorn
 
 from tests import hosted
 from tests.hosted import MODEL, RICH, SOURCE
+from tests.stand_in import redis_url as redis_url
+from tests.stand_in import worker as worker
 
 pytest.importorskip("neuronpedia", reason="Neuronpedia's client is not installed")
 
@@ -71,3 +73,49 @@ def test_the_client_is_told_what_is_not_there():
 
     with pytest.raises(Exception, match="Resource not found"):
         Feature.get(MODEL, SOURCE, 99)
+
+
+@pytest.mark.usefixtures("server")
+def test_the_client_steers_a_completion(worker):
+    from neuronpedia.np_feature import SteerFeature
+    from neuronpedia.requests.steer_request import SteerCompletionRequest
+
+    features = [SteerFeature(modelId=MODEL, source=SOURCE, index=RICH, strength=5)]
+    answer = SteerCompletionRequest().steer_features(MODEL, features, "The cat", n_tokens=4, strength_multiplier=2)
+    assert (answer["STEERED"], answer["DEFAULT"]) == (" a +1", " a\0é")
+    assert answer["shareUrl"].endswith(f"/steer/{answer['id']}")
+    (asked,) = worker.steered
+    assert [(push.source, push.index, push.strength) for push in asked.pushes] == [(SOURCE, RICH, 10)]
+    assert (asked.sampling.n_tokens, asked.sampling.frequency_penalty) == (4, 2)
+
+
+@pytest.mark.usefixtures("server")
+def test_the_client_steers_a_chat(worker):
+    from neuronpedia.np_feature import SteerFeature
+    from neuronpedia.requests.steer_request import SteerChatRequest
+
+    features = [SteerFeature(modelId=MODEL, source=SOURCE, index=RICH, strength=5)]
+    chat = [{"role": "user", "content": "Hello"}]
+    answer = SteerChatRequest().steer_features(MODEL, features, chat, chat, steer_special_tokens=False)
+    assert answer["STEERED"]["chat_template"] == [*chat, {"role": "assistant", "content": " a +1"}]
+    (asked,) = worker.steered
+    assert [turn.content for turn in asked.default_chat] == ["Hello"]
+    assert not asked.are_special_tokens_pushed
+
+
+@pytest.mark.usefixtures("server")
+def test_the_client_keeps_vectors_and_steers_with_them(worker):
+    from neuronpedia.np_vector import NPVector
+    from neuronpedia.requests.vector_request import VectorRequest
+
+    values = [0.1 * i for i in range(16)]
+    made = NPVector.new("mine", MODEL, 1, "hook_resid_pre", values, default_steer_strength=3)
+    assert (made.source, made.hook_name, made.values) == ("1-neuronpedia-resid-pre", "blocks.1.hook_resid_pre", values)
+    assert NPVector.get(MODEL, made.source, made.index) == made
+    assert NPVector.get_owned() == [made]
+    assert made.steer_completion("The cat")["STEERED"] == " a +1"
+    assert made.steer_chat([{"role": "user", "content": "Hello"}])["STEERED"]["raw"] == "<user>Hello a +1"
+    assert [asked.pushes[0].vector for asked in worker.steered] == [tuple(values)] * 2
+    assert [asked.pushes[0].strength for asked in worker.steered] == [12, 12], "times the client's multiplier of 4"
+    assert VectorRequest().delete(made) == {"message": "Success"}
+    assert VectorRequest().get_owned() == []

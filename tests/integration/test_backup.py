@@ -14,7 +14,7 @@ from backend import errors, storage
 from backend.cli import backup as command
 from backend.cli import migrate
 from backend.db.session import create_engine, session_factory, transaction
-from backend.db.tables import Account, Base, Job, Shard, SignIn, Source, Upload
+from backend.db.tables import Account, Base, Job, Shard, SignIn, Source, SteerRun, Upload, Vector
 from backend.services import backups, jobs
 from backend.settings import Settings
 from tests import hosted
@@ -50,6 +50,11 @@ def here(tmp_path_factory):
             expires_at = datetime(2100, 1, 1, tzinfo=UTC)
             given = {"token_hash": b"x", "browser": "", "address": "", "expires_at": expires_at}
             session.add(SignIn(account_id=account.id, **given))
+            of = {"model_id": hosted.MODEL, "owner_id": account.id}
+            place = {"source": "1-neuronpedia-resid-post", "hook_point": "blocks.1.hook_resid_post"}
+            session.add(Vector(**of, **place, index=5, label="x", values=[0.1, -1 / 3], default_strength=1.0))
+            packed = {"key": b"k", "request": bytes(range(256)), "outputs": b"o"}
+            session.add(SteerRun(**of, **packed, id="r", source_ids=[made.source_id], kind="chat"))
         fill(settings, BLOBS | {"jobs/1/2/0.postings": b"of a job"})
         yield settings, sessions
         engine.dispose()
@@ -115,6 +120,8 @@ def test_what_is_restored_is_what_was_hosted(here, elsewhere, tmp_path, monkeypa
     restore(elsewhere, tmp_path / "b.zip", monkeypatch)
     before, after = content(here[1]), content(elsewhere[1])
     assert sum(map(len, before.values())) > 5000
+    assert before["steering_vector"]
+    assert before["steer_run"]
     same = [name for name in before if name not in {"job", "shard", "lease", "worker_report", "upload", "sign_in"}]
     assert {name: before[name] for name in same} == {name: after[name] for name in same}
     store = storage.store(elsewhere[0])

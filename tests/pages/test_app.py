@@ -53,6 +53,9 @@ PAGES = {
     f"{SOURCE}/{hosted.DEAD}": 6,
     f"{SOURCE}/{hosted.SINGLE}": 6,
     f"{SOURCE}/{hosted.NO_LENS}": 6,
+    f"{FEATURE}/scan": 8,
+    f"/{hosted.MODEL}/steer": 8,
+    f"/{hosted.MODEL}/steer?feature={hosted.SOURCE}/1:2.5&feature=9-none/1&through={hosted.SOURCE}&prompt=%22": 7,
     "/jobs": 5,
     "/definitions": 0,
 }
@@ -69,6 +72,33 @@ def test_pages_answer_and_cost_a_fixed_number_of_statements(client, connection, 
     assert dom.parse(answer.text).one("h1")
     queries = [statement for statement in seen if "SAVEPOINT" not in statement]
     assert len(queries) == PAGES[path], queries
+
+
+@pytest.mark.usefixtures("site")
+def test_steering_begins_with_the_first_model_there_is(client):
+    answer = client.get("/steer")
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/{hosted.MODEL}/steer")
+
+
+def test_without_a_model_there_is_nothing_to_steer(client):
+    answer = client.get("/steer")
+    assert answer.status_code == 404
+    assert "No model with features is hosted yet" in answer.text
+
+
+@pytest.mark.usefixtures("site")
+def test_the_page_of_steering_shows_the_features_its_address_names(client):
+    url = (
+        f"/{hosted.MODEL}/steer?feature={hosted.SOURCE}/{hosted.RICH}&feature={hosted.SOURCE}/6&feature=3-tiny-sae/2:7"
+    )
+    page = dom.parse(client.get(url).text)
+    rich, uncomputed = page.all("li", "push")
+    assert (rich["data-push"], uncomputed["data-push"]) == (f"{hosted.SOURCE}/{hosted.RICH}", "3-tiny-sae/2")
+    assert [float(e["value"]) for e in page.all("input", type="number") if e.get("data-strength") is not None] == [
+        30,
+        7,
+    ]
+    assert "has no feature 6: it has 0 to 5" in page.one("div", "problem").text
 
 
 def test_pages_of_a_job(client, site):
@@ -99,6 +129,7 @@ def test_a_random_feature_is_one_that_fires_and_is_never_cached(client):
     [
         "/nope", "/nope/nope", f"{SOURCE}/6", f"{SOURCE}/99999999999999999999", f"/{hosted.MODEL}/3-tiny-sae/1",
         "/jobs/0", "/jobs/99999999999", f"{FEATURE}/x", "/static/none.js", f"{SOURCE}/find?q=77",
+        "/nope/steer", f"/nope/steer?feature={hosted.SOURCE}/1&through=x", "/steer/nope", "/steer/%00",
     ],
 )  # fmt: skip
 def test_what_is_not_there_is_a_page_of_its_own(client, path):

@@ -9,7 +9,7 @@ from backend import errors
 
 
 def nearest(
-    directions: Float[Tensor, "d_sae d_out"], vector: Float[Tensor, " d_out"], n: int, *, leaving_out: int | None = None
+    directions: Float[Tensor, "d_sae d_out"], vector: Float[Tensor, " d"], n: int, *, leaving_out: int | None = None
 ) -> tuple[Int64[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
     """Indices and cosines of the `n` rows with the greatest cosine, greatest first; ties go to the lower index.
 

@@ -8,6 +8,7 @@ is another intervention than the one asked for.
 """
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -42,20 +43,23 @@ def run_with(
     The edited activations go on in the model's dtype; an edit that returns its argument changes nothing. Where writing
     weights are centred, the edit sees centred vectors and each vector's mean is put back, which LayerNorm ignores.
 
-    The hooks come and go with the call, so one model serves one call at a time; nothing else may run it meanwhile.
+    The hooks come and go with the call, and mind this thread's forward passes only.
 
     Raises:
         UnsupportedError: The activations there cannot be replaced (`check`).
     """
     check(capture)
-    with torch.inference_mode(), _replaced(model, capture, tokens.shape, edit):
+    with torch.inference_mode(), replaced(model, capture, tokens.shape, edit):
         logits: Tensor = model.model(input_ids=tokens.to(model.device), use_cache=False).logits
     return logits
 
 
 @contextlib.contextmanager
-def _replaced(model: LanguageModel, capture: Capture, shape: torch.Size, edit: Edit) -> Iterator[None]:
-    """The hooks, for one forward pass."""
+def replaced(model: LanguageModel, capture: Capture, shape: torch.Size, edit: Edit) -> Iterator[None]:
+    """As `run_with` for the one forward pass, over token rows of this shape, that this thread makes inside.
+
+    The hook point must pass `check`. Several may be replaced at once; at one place they are edited in the order entered.
+    """
     changes: list[Tensor] = []
     is_skipped_over = capture.is_input and capture.hook_point.place == _SKIPPED_OVER
 
@@ -68,38 +72,45 @@ def _replaced(model: LanguageModel, capture: Capture, shape: torch.Size, edit: E
             changes.append(replaced - found)
         return replaced
 
+    def at_block_end(output: Tensor) -> Tensor:
+        return output + changes.pop().reshape(output.shape)
+
+    with contextlib.ExitStack() as hooks:
+        module = model.model.get_submodule(capture.module)
+        hooks.enter_context(passing(module, replace, is_input=capture.is_input))
+        if is_skipped_over:
+            block = model.model.get_submodule(_block_of(model, capture))
+            hooks.enter_context(passing(block, at_block_end, is_input=False))
+        yield
+
+
+@contextlib.contextmanager
+def passing(module: torch.nn.Module, replace: Callable[[Tensor], Tensor], *, is_input: bool) -> Iterator[None]:
+    """What this thread sends through the module, its first input or its output, goes on as `replace` makes it."""
+    thread = threading.get_ident()
+
     def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if threading.get_ident() != thread:
+            return args, kwargs
         if args:
             return (replace(args[0]), *args[1:]), kwargs
         name = next(iter(kwargs))
         return args, kwargs | {name: replace(kwargs[name])}
 
     def after(_: Any, args: Any, output: Any) -> Any:
-        return _with_first(output, replace(_first(output)))
+        if threading.get_ident() != thread:
+            return output
+        if isinstance(output, tuple):
+            return (replace(output[0]), *output[1:])
+        return replace(output)
 
-    def at_block_end(_: Any, args: Any, output: Any) -> Any:
-        return _with_first(output, _first(output) + changes.pop())
-
-    module = model.model.get_submodule(capture.module)
     with contextlib.ExitStack() as handles:
-        if capture.is_input:
+        if is_input:
             handles.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
         else:
             handles.callback(module.register_forward_hook(after).remove)
-        if is_skipped_over:
-            block = model.model.get_submodule(_block_of(model, capture))
-            handles.callback(block.register_forward_hook(at_block_end).remove)
         yield
 
 
 def _block_of(model: LanguageModel, capture: Capture) -> str:
     return f"{model.bridge.adapter.component_mapping['blocks'].name}.{capture.hook_point.layer}"
-
-
-def _first(output: Any) -> Tensor:
-    tensor: Tensor = output[0] if isinstance(output, tuple) else output
-    return tensor
-
-
-def _with_first(output: Any, tensor: Tensor) -> Any:
-    return (tensor, *output[1:]) if isinstance(output, tuple) else tensor

@@ -27,21 +27,25 @@ class Reconstruction(NamedTuple):
 
 
 def reconstruct(
-    encoder: AnyEncoder, residuals: Float[Tensor, "n d_in"], directions: Float[Tensor, "d_sae d_out"]
+    encoder: AnyEncoder, residuals: Float[Tensor, "n d_in"], directions: Float[Tensor, "d_sae d_out"] | None = None
 ) -> Reconstruction:
     """Encode and decode: Σ activation · direction + b_dec, and W_skip @ input where there is one.
 
-    `directions` are the decoder rows at unit norm.
+    `directions` are the decoder rows at unit norm; without them those of the features that fire are made, to the same
+    result.
     """
     n = len(residuals)
     if n == 0:
         nothing = residuals.new_zeros(0)
-        return Reconstruction(residuals.new_zeros(0, directions.shape[1]), nothing, nothing)
+        return Reconstruction(residuals.new_zeros(0, encoder.sae.description.d_out), nothing, nothing)
     firings = encoder.encode(residuals)
     row, feature = (
         torch.from_numpy(column.astype(np.int64)).to(residuals.device) for column in (firings.row, firings.feature)
     )
     value = torch.from_numpy(firings.value).to(residuals.device)
+    if directions is None:
+        fired, feature = torch.unique(feature, return_inverse=True)
+        directions = encoder.sae.directions(fired)
     order = row.argsort(stable=True)
     counts = torch.bincount(row, minlength=n)
     decoded = torch.nn.functional.embedding_bag(
@@ -60,12 +64,20 @@ def denormalise(dictionary: Sae, residuals: Tensor, decoded: Tensor) -> Tensor:
     """What was decoded, with the normalisation of its input undone, or W_skip @ input added."""
     if dictionary.description.kind == "transcoder":  # its target is on a scale of its own
         return decoded if dictionary.W_skip is None else decoded + residuals @ dictionary.W_skip.T
+    scale = output_scale(dictionary, residuals)
+    decoded = decoded if scale is None else decoded * scale
+    if dictionary.description.normalize_activations == "layer_norm":
+        return decoded + residuals.mean(dim=-1, keepdim=True)
+    return decoded
+
+
+def output_scale(dictionary: Sae, residuals: Float[Tensor, "n d_in"]) -> Float[Tensor, "n 1"] | None:
+    """By how much more than in the SAE's own terms a feature writes at each token; None where it is the same."""
     match dictionary.description.normalize_activations:
         case "constant_norm_rescale":
             coefficient: Tensor = residuals.norm(dim=-1, keepdim=True) / dictionary.description.d_in**0.5
-            return decoded * coefficient
+            return coefficient
         case "layer_norm":
-            mean = residuals.mean(dim=-1, keepdim=True)
-            std: Tensor = (residuals - mean).std(dim=-1, keepdim=True)
-            return decoded * std + mean
-    return decoded
+            std: Tensor = (residuals - residuals.mean(dim=-1, keepdim=True)).std(dim=-1, keepdim=True)
+            return std
+    return None

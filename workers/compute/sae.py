@@ -4,11 +4,12 @@ Reads every format `sae_files` describes. Does not own the arithmetic of encodin
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from backend.formats import sae_files
@@ -56,9 +57,25 @@ class Sae:
             W_skip=moved(self.W_skip),
         )  # fmt: skip
 
-    def directions(self) -> Float[Tensor, "d_sae d_out"]:
-        """Decoder rows at unit norm; a zero row stays zero."""
-        return self.W_dec / self.decoder_norm.clamp(min=1e-30)[:, None]
+    def only(self, features: Sequence[int]) -> "Sae":
+        """The same SAE with these features alone, in this order. Not for top-k: there a feature fires or not by the others."""
+        chosen = torch.tensor(features, dtype=torch.int64, device=self.W_dec.device)
+
+        def of_chosen(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[chosen]
+
+        return dataclasses.replace(
+            self, description=dataclasses.replace(self.description, d_sae=len(features)),
+            W_enc=self.W_enc.T[chosen].T, W_dec=self.W_dec[chosen], b_enc=self.b_enc[chosen],
+            threshold=self.threshold[chosen], b_gate=of_chosen(self.b_gate),
+            magnitude_gain=of_chosen(self.magnitude_gain), decoder_norm=self.decoder_norm[chosen],
+        )  # fmt: skip
+
+    def directions(self, features: Int64[Tensor, " n"] | None = None) -> Float[Tensor, "n d_out"]:
+        """Decoder rows at unit norm, all if not given; a zero row stays zero."""
+        if features is None:
+            return self.W_dec / self.decoder_norm.clamp(min=1e-30)[:, None]
+        return self.W_dec[features] / self.decoder_norm[features].clamp(min=1e-30)[:, None]
 
 
 def load(

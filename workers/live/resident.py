@@ -35,6 +35,7 @@ from backend.storage import Mirror
 from workers import runtime
 from workers.compute import encoders, language_model
 from workers.compute.dense import DenseEncoder
+from workers.compute.generation import Generation
 
 _logger = logging.getLogger(__name__)
 N_PLACES = 1024
@@ -42,13 +43,15 @@ N_PLACES = 1024
 _DEFAULT_DTYPE = "float32"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class LoadedModel:
     """A model and the texts of its tokens."""
 
     key: Hashable
     model: language_model.LanguageModel
     vocabulary: list[str]
+    generation: Generation | None = None
+    """What it generates with; made when first needed."""
 
     @property
     def n_bytes(self) -> int:
@@ -123,7 +126,7 @@ class Residents:
         """`settings.live_memory_gb` is the budget; 0: half of what is free now."""
         self.device = runtime.pick_device(settings.device)
         self._sessions, self._files, self._cache = sessions, files, weights.cache_of(settings)
-        self._budget = int(settings.live_memory_gb * 1e9) or psutil.virtual_memory().available // 2
+        self.budget = int(settings.live_memory_gb * 1e9) or psutil.virtual_memory().available // 2
         self._kept: dict[Hashable, _Kept] = {}
         self._held: Counter[Hashable] = Counter()
         self._places: dict[Hashable, Places] = {}
@@ -285,7 +288,7 @@ class Residents:
 
     def _make_room(self, n_bytes: int, *, keep: set[Hashable]) -> None:
         """Let go of what was used longest ago until so much more fits, or nothing else can go."""
-        while self.n_bytes + n_bytes > self._budget:
+        while self.n_bytes + n_bytes > self.budget:
             free = [key for key in self._kept if key not in keep and not self._held[key] and not self._is_built_on(key)]
             if not free:
                 return

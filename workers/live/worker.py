@@ -25,8 +25,9 @@ from backend.formats import messages
 from backend.formats.messages import Reply, Request
 from backend.services import inference
 from backend.settings import Settings
-from workers.live import answers
+from workers.live import answers, scanning
 from workers.live.resident import Ready, Residents
+from workers.live.steering import Steering
 
 _logger = logging.getLogger(__name__)
 N_TAKEN = 256
@@ -47,8 +48,9 @@ class LiveWorker:
         self.sessions, self._queue = sessions, queue
         self.residents = Residents(settings, sessions, storage.mirror(settings))
         self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self.steering = Steering(self.residents, self._reply, self._refuse)
         self._parked: list[Request] = []
-        """Waiting for what they need to be loaded, oldest first."""
+        """Waiting for what they need to be loaded, or for room to generate in; oldest first."""
         self._answered: list[tuple[Request, Reply]] = []
         self._looked_at = 0.0
 
@@ -90,6 +92,7 @@ class LiveWorker:
             n_answered += len(requests)
             self._answer(requests)
             self._send()
+        self.steering.step()
         self._send()
         if n_answered:
             logs.event(
@@ -97,21 +100,26 @@ class LiveWorker:
             )
 
     def _wait_s(self) -> float:
+        if self.steering.requests:
+            return 0.0
         return LOADING_S if self._parked or self.residents.is_loading else WAIT_S
 
     def _drop_gone(self) -> None:
         """Forget requests whose callers have left, or do not wait any more."""
-        if not self._parked:
+        asked = [*self._parked, *self.steering.requests]
+        if not asked:
             return
         now = time.monotonic()
         left: set[str] = set()
         if now - self._looked_at > GONE_S:
             self._looked_at = now
-            left = inference.gone(self._queue, [request.id for request in self._parked])
-        for request in self._parked:
+            left = inference.gone(self._queue, [request.id for request in asked])
+        for request in asked:
             if request.id in left or not _is_wanted(request):
+                left.add(request.id)
                 logs.event(_logger, "live.dropped", late_s=round(time.time() - request.deadline_at, 3))
-        self._parked = [request for request in self._parked if request.id not in left and _is_wanted(request)]
+        self._parked = [request for request in self._parked if request.id not in left]
+        self.steering.drop([*left])
 
     def _ready_by_model(self) -> Iterator[list[tuple[Request, Ready]]]:
         """Requests that have all they need, by model; the others stay parked."""
@@ -138,8 +146,13 @@ class LiveWorker:
                         self._reply(request, answers.direction(request, ready))
                     case messages.CosineRequest():
                         self._reply(request, answers.cosine(request, ready))
-                    case messages.SteerRequest() | messages.ScanRequest():
-                        raise errors.UnsupportedError("not yet")
+                    case messages.SteerRequest():
+                        if not self.steering.start(request, ready):
+                            self._parked.append(request)
+                    case messages.ScanRequest():
+                        source = ready.sources[request.push.source].loaded if request.push.source else None
+                        scan = scanning.answer(ready.model.model, ready.model.vocabulary, source, request)
+                        self._reply(request, scan)
                     case _:
                         texts.append((request, ready))
         if texts:

@@ -14,7 +14,11 @@ from backend.web.api import (
     live,
     looks,
     removal,
+    scan,
+    search,
+    steer,
     uploads,
+    vectors,
 )
 
 router = APIRouter(
@@ -29,6 +33,10 @@ router.include_router(removal.router)
 router.include_router(looks.router)
 router.include_router(jobs.router)
 router.include_router(live.router)
+router.include_router(steer.router)
+router.include_router(vectors.router)
+router.include_router(search.router)
+router.include_router(scan.router)
 router.include_router(uploads.router)
 router.include_router(hosting.router)
 router.include_router(corpora.router)

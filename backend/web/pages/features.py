@@ -12,7 +12,7 @@ from backend.services import catalog, features
 from backend.services.features import FeatureQuery, FeatureView, GroupView
 from backend.web import charts, concordance, links, numerals, rendering
 from backend.web.dependencies import DbSession
-from backend.web.pages import trying
+from backend.web.pages import steering, trying
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
@@ -53,6 +53,8 @@ class FeatureContext:
     """Empty without a logit lens."""
     largest_logit: float
     """By magnitude, of the tokens listed; bars are drawn against it."""
+    steer_url: str
+    """Where the model is steered with this feature."""
     texts: tuple[str, ...] = ()
     """The reader's own, which the page asks about once it is there."""
 
@@ -104,6 +106,7 @@ def context(feature: FeatureView) -> FeatureContext:
         activations=_activations(feature, ends),
         logits=charts.logits(lens.histogram) if lens else Markup(""),
         largest_logit=max((abs(logit) for _, logit in (*lens.top, *lens.bottom)), default=1.0) if lens else 1.0,
+        steer_url=steering.url_of(feature),
     )
 
 

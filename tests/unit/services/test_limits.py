@@ -8,7 +8,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from backend import errors
-from backend.db.tables import Account, Dashboard, Job, Revision, Source
+from backend.db.tables import Account, Dashboard, Job, Revision, Source, Vector
 from backend.services import jobs, limits, visibility
 from backend.services.access import OPERATOR, Quota, Viewer
 from backend.services.accounts import quota
@@ -32,6 +32,16 @@ def test_what_sources_keep_is_counted(session, made):
     assert limits.stored_bytes(session, viewer.account_id) == 1000 + packed
     assert limits.bytes_by_source(session) == {host.source_id: 1000 + packed}
     assert limits.stored_bytes(session, viewer.account_id + 1) == 0
+
+
+def test_vectors_are_counted(session, made):
+    _, viewer = made
+    before = limits.stored_bytes(session, viewer.account_id)
+    place = {"source": "1-neuronpedia-resid-pre", "hook_point": "blocks.1.hook_resid_pre"}
+    of = {"model_id": hosted.MODEL, "owner_id": viewer.account_id}
+    session.add(Vector(**of, **place, index=5, label="", values=[0.5] * 100, default_strength=1.0))
+    session.flush()
+    assert 800 < limits.stored_bytes(session, viewer.account_id) - before < 900
 
 
 def test_bytes_over_the_quota_are_refused_and_the_last_that_fit_are_not(session, made):

@@ -5,7 +5,7 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import aliased
 
 from backend import errors
-from backend.db.tables import Account, Corpus, Job, JobSource, Model, Source, SourceSet, Upload
+from backend.db.tables import Account, Corpus, Job, JobSource, Model, Source, SourceSet, SteerRun, Upload, Vector
 from backend.services import catalog, jobs, kept_index, visibility
 from backend.services.access import NOBODY, OPERATOR, Viewer
 from tests import hosted
@@ -163,6 +163,61 @@ def test_an_upload_is_its_owners(session, viewers):
     for who, seen in (("nobody", set()), ("other", set()), ("owner", {"of-owner"}), ("admin", {"of-owner", "of-None"})):
         visibility.see_as(session, viewers[who])
         assert {upload.id for upload in session.scalars(select(Upload))} == seen
+
+
+@pytest.fixture
+def steered(session, viewers):
+    """Of each kind, by its name: a vector of the owner's for the model, and a run of nobody's with the source."""
+    for kind in KINDS:
+        source_id = session.scalar(select(Source.id).where(Source.name == f"1-{kind}"))
+        of = {"model_id": f"{kind}-model", "owner_id": viewers["owner"].account_id}
+        place = {"source": "1-neuronpedia-resid-pre", "hook_point": "blocks.1.hook_resid_pre"}
+        session.add(Vector(**of, **place, index=5, label=kind, values=[1.0], default_strength=1.0))
+        packed = {"key": kind.encode(), "request": b"", "outputs": b""}
+        run = SteerRun(model_id=of["model_id"], **packed, id=kind, source_ids=[source_id], kind="chat")
+        session.add(run)
+    session.commit()
+    session.expunge_all()
+
+
+def test_runs_are_seen_by_who_sees_their_sources(session, steered, who):
+    assert set(session.scalars(select(SteerRun.id))) == IN_LISTS[who]
+    assert set(session.scalars(visibility.addressed(select(SteerRun.id)))) == BY_ADDRESS[who]
+
+
+def test_vectors_are_listed_to_their_owner_and_found_by_who_sees_the_model(session, steered, who):
+    assert set(session.scalars(select(Vector.label))) == (set(KINDS) if who in ("owner", "admin") else set())
+    assert set(session.scalars(visibility.addressed(select(Vector.label)))) == BY_ADDRESS[who]
+
+
+def test_a_run_needs_all_of_its_sources_and_one_without_any_its_model(session, viewers, steered):
+    public, private = (
+        session.scalar(select(Source.id).where(Source.name == f"1-{kind}")) for kind in ("public", "private")
+    )
+    session.execute(update(Source).where(Source.id == private).values(model_id="public-model"))
+    gone = 10**6
+    for name, sources in (("both", [public, private]), ("deleted", [public, gone]), ("bare", [])):
+        packed = {"key": name.encode(), "request": b"", "outputs": b""}
+        session.add(SteerRun(model_id="public-model", **packed, id=name, source_ids=sources, kind="chat"))
+    session.commit()
+    seen = {}
+    for who in ("other", "owner"):
+        visibility.see_as(session, viewers[who])
+        seen[who] = set(session.scalars(visibility.addressed(select(SteerRun.id)))) & {"both", "deleted", "bare"}
+    assert seen == {"other": {"bare"}, "owner": {"both", "bare"}}
+
+
+def test_who_owns_a_model_sees_what_is_of_it(session, viewers, steered):
+    session.execute(update(Model).where(Model.id == "private-model").values(owner_id=viewers["other"].account_id))
+    visibility.see_as(session, viewers["other"])
+    assert "private" in set(session.scalars(visibility.addressed(select(Vector.label))))
+    assert "private" not in set(session.scalars(visibility.addressed(select(SteerRun.id))))
+
+
+def test_viewers_do_not_share_what_the_compiler_caches_of_vectors(session, viewers, steered):
+    for who in ("owner", "nobody", "other", "owner", "admin", "nobody"):
+        visibility.see_as(session, viewers[who])
+        test_vectors_are_listed_to_their_owner_and_found_by_who_sees_the_model(session, steered, who)
 
 
 def test_viewers_do_not_share_what_the_compiler_caches(session, viewers):
