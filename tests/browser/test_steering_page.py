@@ -373,6 +373,39 @@ def test_a_chat_goes_on_from_each_side_s_own_answers(open_page: Open, peer: Peer
     assert "prompt=" not in page.url
 
 
+def test_a_message_asked_again_while_it_is_answered_takes_its_own_place(open_page: Open, peer: Peer) -> None:
+    page = open_page(f"{STEER}?feature={RICH}:7&mode=chat&prompt=Hello")
+    button(page, "Send").click()
+    expect(status(page)).to_contain_text("5 tokens each")
+
+    def until_left(request: SteerRequest) -> Iterator[Reply]:
+        yield next(both(request))
+        peer.script = both
+        peer.worker.until_gone(request)
+
+    peer.script = until_left
+    page.get_by_label("Message", exact=True).fill("And then?")
+    button(page, "Send").click()
+    expect(steered(page).locator(".written").nth(1)).to_have_text(" sat")
+    button(page, "New seed").click()
+    expect(status(page)).to_contain_text("5 tokens each")
+    expect(steered(page).locator("p")).to_have_text(["Hello", "".join(STEERED), "And then?", "".join(STEERED)])
+    assert [turn.content for turn in peer.asked.steered_chat] == ["Hello", "".join(STEERED), "And then?"]
+
+
+def test_a_token_is_read_with_a_finger(browser: Browser, address: str, peer: Peer) -> None:
+    context = browser.new_context(base_url=address, viewport={"width": 390, "height": 900}, has_touch=True)
+    page = context.new_page()
+    page.goto(BOTH)
+    button(page, "Run").tap()
+    expect(status(page)).to_contain_text("5 tokens each")
+    steered(page).get_by_text("on", exact=True).tap()
+    expect(page.locator(".odds")).to_contain_text("on log-prob −1.00")
+    page.get_by_role("heading", level=1).tap(position={"x": 1, "y": 1})
+    expect(page.locator(".odds")).to_be_hidden()
+    context.close()
+
+
 def test_what_the_worker_refuses_is_said_in_place_and_takes_nothing_away(open_page: Open, peer: Peer) -> None:
     def refuse(request: SteerRequest) -> Iterator[Reply]:
         yield ErrorReply(

@@ -17,6 +17,7 @@ export function start(form) {
   const chat = new Conversation();
   let running = null; // an AbortController
   let last = ""; // what the texts shown answer to
+  let state = "none"; // of the last message of a chat: none, running, answered
 
   const isChat = () => form.elements.mode.value === "chat";
 
@@ -44,6 +45,7 @@ export function start(form) {
     running?.abort();
     running = null;
     last = "";
+    state = "none";
     chat.clear();
     texts.clear();
     part.shared.classList.remove("is-set");
@@ -69,12 +71,14 @@ export function start(form) {
     refuse("");
     const problem = firstProblem(form, prompt);
     if (problem) return refuse(problem);
-    if (isAgain) chat.takeBack();
+    const isReplaced = state === "running" || (isAgain && state === "answered");
+    if (isAgain && state === "answered") chat.takeBack();
+    state = "running";
     const mine = (running = new AbortController());
     const asked = body(form, isChat() ? chat.with(prompt, form.elements.system.value) : prompt);
     last = prompt;
     part.shared.classList.remove("is-set");
-    texts.begin(prompt, { isChat: isChat(), isAgain, isSame: chat.isSame, nTokens: asked.n_tokens });
+    texts.begin(prompt, { isChat: isChat(), isReplaced, isSame: chat.isSame, nTokens: asked.n_tokens });
     part.status.textContent = "Waiting for the model.";
     settle();
     try {
@@ -89,7 +93,7 @@ export function start(form) {
       if (mine !== running) return; // another run has taken its place
       texts.end();
       if (texts.isBegun) finish(prompt, mine.signal.aborted ? "Stopped. " : "Broken off. ");
-      else texts.takeBack(), (part.status.textContent = "");
+      else texts.takeBack(), (part.status.textContent = ""), (state = "none");
       if (!mine.signal.aborted) refuse(error.message);
     } finally {
       if (mine === running) running = null;
@@ -99,6 +103,7 @@ export function start(form) {
 
   function finish(prompt, how) {
     part.status.textContent = how + texts.summary();
+    state = "answered";
     if (!isChat()) return;
     chat.add(prompt, texts.answers());
     if (form.elements.prompt.value === prompt) form.elements.prompt.value = "";

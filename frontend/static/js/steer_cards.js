@@ -23,6 +23,7 @@ export class Cards {
     } catch (error) {
       return this.#say(error.message);
     }
+    this.part.announced.textContent = `${name.split(":")[0]} is added.`;
     this.#settle();
     this.changed();
   }
@@ -67,6 +68,7 @@ export class Cards {
     } else if (target.matches("[data-remove]")) {
       const next = (card.nextElementSibling ?? card.previousElementSibling)?.querySelector("[data-remove]") ?? this.part.find;
       card.remove();
+      this.part.announced.textContent = `${card.dataset.push} is removed.`;
       next.focus();
       this.#settle();
       this.changed();

@@ -14,7 +14,8 @@ export function find(part, choose) {
   let timer = 0;
   let asked = new AbortController();
 
-  function open(options) {
+  function open(found) {
+    const options = document.activeElement === input ? found : []; // one may have left while it was searched
     list.replaceChildren(...options);
     list.hidden = !options.length;
     input.ariaExpanded = String(!list.hidden);
@@ -66,7 +67,7 @@ export function find(part, choose) {
     clearTimeout(timer);
     timer = setTimeout(search, PAUSE_MS);
   });
-  from.addEventListener("change", search);
+  input.addEventListener("focus", search);
   input.addEventListener("keydown", async (event) => {
     if (event.key === "ArrowDown" || event.key === "ArrowUp") walk(at + (event.key === "ArrowDown" ? 1 : -1));
     else if (event.key === "Escape" && !list.hidden) open([]), event.stopPropagation();

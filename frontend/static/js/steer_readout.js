@@ -20,7 +20,8 @@ export function start(section) {
   }
 
   section.addEventListener("pointerover", ({ target }) => read(target.closest(".t")));
-  section.addEventListener("pointerleave", () => read(null));
+  section.addEventListener("pointerleave", ({ pointerType }) => pointerType !== "touch" && read(null)); // a finger leaves at once
+  document.addEventListener("pointerdown", ({ target }) => section.contains(target) || read(null));
   section.addEventListener("focusout", () => read(null));
   addEventListener("scroll", () => current && place(tip, current), { passive: true, capture: true });
   section.addEventListener("keydown", (event) => {

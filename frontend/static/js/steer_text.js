@@ -27,7 +27,7 @@ export class Texts {
   }
 
   /* Room for the whole text is made at once, so nothing moves while it is written. */
-  begin(prompt, { isChat, isAgain, isSame, nTokens }) {
+  begin(prompt, { isChat, isReplaced, isSame, nTokens }) {
     cancelAnimationFrame(this.#frame);
     this.#event = null;
     const width = Math.max(...Object.values(this.sides).map(({ element }) => element.clientWidth));
@@ -35,7 +35,7 @@ export class Texts {
     this.section.style.setProperty("--lines", isChat ? CHAT_LINES : nLines);
     for (const side of Object.values(this.sides)) {
       if (!isChat) side.element.replaceChildren();
-      else if (isAgain) side.takeBack();
+      else if (isReplaced) side.takeBack();
       side.begin(prompt, { isChat, isSame });
     }
   }
