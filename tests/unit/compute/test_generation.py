@@ -18,6 +18,7 @@ from workers.compute import edits, generation, language_model, prompts, running_
 from workers.compute.generation import Failure, Generation, Token
 from workers.compute.running_rows import Row
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 DEMO = Path(demo.__file__).parent / "weights"
 PLAIN = Sampling(n_tokens=8)
 
