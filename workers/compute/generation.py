@@ -92,7 +92,7 @@ class Generation:
         return self._running.n_bytes
 
     def n_bytes_with(self, rows: Sequence[Row] = ()) -> int:
-        """What the keys and values of all rows can come to take at once, these as well; while rows join, up to twice that."""
+        """The most that the keys and values of all rows, these as well, come to take: every row as long as the longest."""
         every = [*self.rows, *rows]
         return self._running.n_bytes_of(len(every), max((self._longest(row) for row in every), default=0))
 

@@ -164,7 +164,7 @@ class CachedRows(RunningRows):
         return 0 if self._cache is None else self._cache.n_bytes
 
     def n_bytes_of(self, n_rows: int, n_tokens: int) -> int:
-        """As `RunningRows.n_bytes_of`, with the room; 0 before the first row."""
+        """As `RunningRows.n_bytes_of`, with the room; 0 as long as there was no row."""
         return n_rows * (n_tokens + ROOM) * self.column_bytes
 
     def _set(self, rows: list[Row], lengths: NDArray[np.int64]) -> None:
@@ -255,13 +255,15 @@ def fitting(model: LanguageModel) -> tuple[RunningRows, str]:
     """
     reasons = []
     for kind in (CachedRows, WholeRows):
+        running = kind(model)
         try:
-            error = _error(model, kind(model))
+            error = _error(model, running)
+            running.keep(np.zeros(0, np.int64))
         except _FAILURES as failure:
             reasons.append(f"{type(failure).__name__}: {failure}")
             continue
         if error <= (TOLERANCE if model.model.dtype == torch.float32 else TOLERANCE_HALF):
-            return kind(model), "".join(reasons)
+            return running, "".join(reasons)
         reasons.append(f"logits are off by {error:.2g} of their spread")
     raise errors.UnsupportedError(
         f"{type(model.model).__name__} cannot generate here: texts in a batch do not get the logits they get alone.",

@@ -17,6 +17,7 @@ from workers import runtime
 from workers.compute import edits, encoder, language_model
 from workers.compute.running_rows import CachedRows, Row
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 METHODS = ("add", "orthogonal", "cap", "ablate", "clamp")
 PROMPT, GENERATED = [5, 9, 11, 30, 7], [2, 99]
 FEATURE, C = 7, 1.5

@@ -18,6 +18,7 @@ from workers.compute import edits, generation, language_model, prompts, running_
 from workers.compute.generation import Failure, Generation, Token
 from workers.compute.running_rows import Row
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 DEMO = Path(demo.__file__).parent / "weights"
 PLAIN = Sampling(n_tokens=8)
 
@@ -73,7 +74,9 @@ def stream_push(
     return edits.of_push(model, push)
 
 
-def crowd(model: language_model.LanguageModel, n_requests: int, text: str) -> list[list[Row]]:
+def crowd(
+    model: language_model.LanguageModel, n_requests: int, text: str, sae: edits.Source | None = None
+) -> list[list[Row]]:
     """Requests of two rows each, all different: prompt, settings, seed, and what is pushed how."""
     prompt = prompts.of_text(model, text).ids
     kinds = [("add", 2.0), ("cap", -1.0), ("orthogonal", 1.5), ("ablate", 0.0), ("clamp", 3.0), ("add", -4.0)]
@@ -87,6 +90,10 @@ def crowd(model: language_model.LanguageModel, n_requests: int, text: str) -> li
         changes = [stream_push(model, method, strength, i % model.n_layers, i)]
         if i % 5 == 0:
             changes.append(stream_push(model, "add", 1.0, (i + 1) % model.n_layers, i + 50))
+        if sae is not None and i % 7 == 3:
+            method = ("clamp", "ablate", "reconstruct")[i % 3]
+            push = Push(method=method, strength=8.0, source="s", index=i)  # type: ignore[arg-type]
+            changes.append(edits.of_push(model, push, sae))
         default = Row(
             owner=(i, "default"), prompt=prompt[: 1 + i % len(prompt)], sampling=settings,
             stop_ids=prompts.stop_ids(model, is_chat=False),
@@ -102,12 +109,13 @@ def test_a_request_alone_and_among_thirty_one_others_gets_the_same_tokens(
     real: language_model.LanguageModel,
 ) -> None:
     """They join at different steps and leave at different steps."""
-    requests = crowd(real, 32, "def read(self, line): once upon a time there was a little girl")
+    sae = source_of(real, str(DEMO / "saes" / "2-res-2k")) if real.d_model == 256 else None
+    requests = crowd(real, 32, "def read(self, line): once upon a time there was a little girl", sae)
     joining = [[row for request in requests[i : i + 3] for row in request] for i in range(0, 32, 3)]
     together = generated(Generation(real), *joining)
     assert len(together) == 64
     alone = Generation(real)
-    for request in requests[::3]:
+    for request in requests[3::4]:
         found = generated(alone, request)
         for row in request:
             assert ids(found[row.owner]) == ids(together[row.owner])
@@ -295,7 +303,7 @@ def test_rows_that_would_make_a_pass_too_large_wait_their_turn(
 def test_what_the_cache_takes_stays_below_what_was_foretold(gpt2: language_model.LanguageModel) -> None:
     rows = [Row(owner=i, prompt=(9,) * n, sampling=PLAIN) for i, n in enumerate((3, 20, 11))]
     running = Generation(gpt2)
-    generated(running, rows[:1])
+    assert running.n_bytes == 0
     foretold = running.n_bytes_with(rows)
     running.add(rows)
     assert running.n_bytes_with() == foretold > 0

@@ -13,6 +13,7 @@ from tests.unit.compute.test_language_model import load
 from workers.compute import edits, language_model, running_rows
 from workers.compute.running_rows import CachedRows, Row, RunningRows, WholeRows
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TEXTS = [[5, 9, 11, 30, 7, 2, 99, 41, 3], [17], [8, 8, 60, 12], [44, 3], [21, 90, 14, 6, 77, 13]]
 
 
