@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from backend import errors
+from backend import errors, names
 from backend.formats import messages
 from backend.formats.messages import (
     ActivationsRequest,
@@ -96,11 +96,15 @@ def direction(request: DirectionRequest, ready: Ready) -> messages.DirectionRepl
     """A feature's decoder row; raises `NotFoundError`."""
     source = ready.sources[request.source]
     check_index(source, request.index)
-    written = runtime.written_at_hook(ready.model.model, source.loaded)
+    written = runtime.written_at_hook(ready.model.model, source.loaded).hook_point
+    if (
+        source.loaded.sae.description.kind == "neurons" and "." in written.place
+    ):  # inside a block: its row of W_out or W_O
+        written = names.HookPoint(
+            written.layer, "hook_attn_out" if written.place.startswith("attn.") else "hook_mlp_out"
+        )
     row = source.loaded.sae.directions()[request.index]
-    return messages.DirectionReply(
-        id=request.id, hook_point=str(written.hook_point), vector=numbers(row.float().cpu().numpy())
-    )
+    return messages.DirectionReply(id=request.id, hook_point=str(written), vector=numbers(row.float().cpu().numpy()))
 
 
 def cosine(request: CosineRequest, ready: Ready) -> messages.CosineReply:
