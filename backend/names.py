@@ -15,9 +15,10 @@ _HOOK_POINT = re.compile(r"blocks\.(?P<layer>\d+)\.(?P<place>(?:attn\.|mlp\.|ln1
 RESERVED = frozenset(
     {
         "api", "static", "jobs", "docs", "openapi.json", "definitions", "health", "favicon.ico",
-        "account", "add", "admin", "sign-in", "sign-out", "set-up", "steer",
+        "account", "add", "admin", "search", "sign-in", "sign-out", "set-up", "steer",
     }
 )  # fmt: skip
+"""Ids that neither a model nor a source may have: pages of the site, or of a model (`/gpt2-small/search`), are there."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -59,7 +60,11 @@ def parse_hook_point(text: str) -> HookPoint:
 
 def check_id(text: str, what: str) -> str:
     """Return `text` if it can be the id of a model or source, or raise `InvalidInputError`."""
-    if _NAME.fullmatch(text) is None or text in RESERVED:
+    if text in RESERVED:
+        raise errors.InvalidInputError(
+            f"'{text}' cannot be the id of a {what}.", hint="A page of the site has that address; choose another id."
+        )
+    if _NAME.fullmatch(text) is None:
         raise errors.InvalidInputError(
             f"'{text}' cannot be the id of a {what}.",
             hint="Use letters, digits, '.', '_' and '-', at most 128, starting with a letter or digit.",

@@ -1,4 +1,4 @@
-"""Small real things tests make for themselves: a GPT-2 and a Llama model with tokenizer, and SAELens folders."""
+"""Small real things tests make for themselves: models of several architectures with tokenizer, and SAELens folders."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,16 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 SEPARATOR = "<|endoftext|>"
 N_CONTEXT = 32
@@ -39,6 +48,19 @@ def save_model(folder: Path, *, kind: str = "gpt2", seed: int = 0) -> Path:
             vocab_size=n_vocab, n_positions=N_CONTEXT, n_embd=16, n_layer=3, n_head=2, bos_token_id=0, eos_token_id=0
         )
         model: Any = GPT2LMHeadModel(config)
+    elif kind == "gpt_neox":  # attention and MLP side by side
+        config = GPTNeoXConfig(
+            vocab_size=n_vocab, hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=4,
+            max_position_embeddings=N_CONTEXT, bos_token_id=0, eos_token_id=0, pad_token_id=None,
+        )  # fmt: skip
+        model = GPTNeoXForCausalLM(config)
+    elif kind == "gemma2":  # norms after attention and MLP, and a cap on the logits
+        config = Gemma2Config(
+            vocab_size=n_vocab, hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=4, sliding_window=16, max_position_embeddings=N_CONTEXT, bos_token_id=0,
+            eos_token_id=0, pad_token_id=None,
+        )  # fmt: skip
+        model = Gemma2ForCausalLM(config)
     else:
         config = LlamaConfig(
             vocab_size=n_vocab, hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=4,

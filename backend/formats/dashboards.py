@@ -76,6 +76,13 @@ class Examples:
     """Token position in the stored context, the leading special token included."""
     value: NDArray[np.float32]
 
+    def first(self, n: int) -> "Examples":
+        """The first `n` of the top group, or all of them."""
+        n = min(n, int(np.count_nonzero(self.group == TOP_GROUP)))
+        n_firings = int(self.offset[n])
+        firings = (self.position[:n_firings], self.value[:n_firings])
+        return Examples(self.group[:n], self.context[:n], self.offset[: n + 1], *firings)
+
 
 @dataclass(frozen=True, slots=True)
 class Signed:

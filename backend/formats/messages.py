@@ -78,6 +78,9 @@ class SearchRequest(Ask):
     densest: float | None = None
     """Features with dashboards and a density above it are left out."""
     n_results: int = 50
+    best_of: Literal["text", "source", "token"] = "text"
+    """Of what `n_results` are the best: of all there is, of each source, or of each token (of those at
+    `sort_positions`, where any are named)."""
     kind: Literal["search"] = "search"
 
 
@@ -260,11 +263,13 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class TextSearch:
-    """What one text's search found, best first; features that fire nowhere are left out."""
+    """What one text's search found, best first, each feature once; features that fire nowhere are left out."""
 
     tokens: tuple[str, ...]
     """With the BOS put before them."""
     found: tuple[Found, ...]
+    is_special: tuple[bool, ...] = ()
+    """Of each token; empty from workers that do not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -398,6 +403,12 @@ class ScanReply:
     components: tuple[Component, ...]
     total: tuple[float, ...]
     """The logit, or the difference of two, as the model computes it, less the mean logit."""
+    scale: tuple[float, ...] = ()
+    """What the final norm divides by, at each coefficient."""
+    token: str = ""
+    """The text of the token that was read: the one asked for, or that after a space."""
+    minus_token: str = ""
+    """Likewise; empty: none was asked for."""
     kind: Literal["scan"] = "scan"
 
 

@@ -254,6 +254,11 @@ def feature_in_list(feature: Feature, model: Model, source_set: SourceSet) -> Ro
     }
 
 
+def explained_neuron(feature: Feature) -> Row:
+    """A feature in what `POST /api/search-topk-by-token` answers: its explanations are its only relation."""
+    return {**neuron(feature), "explanations": []}
+
+
 def model_row(model: Model) -> Row:
     """The `Model` row."""
     return {

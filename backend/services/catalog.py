@@ -126,6 +126,11 @@ class ModelView(ModelFacts):
 
     sources: tuple[SourceView, ...]
 
+    @property
+    def has_dashboards(self) -> bool:
+        """Features of some source can be read."""
+        return any(source.revision_id is not None for source in self.sources)
+
 
 @dataclass(frozen=True, slots=True)
 class SourceSetFacts:
@@ -191,6 +196,11 @@ def sources_named(session: Session, model_id: str, source_names: Collection[str]
     return tuple(_source_views(session, addressed(_SOURCES.where(*wanted))))
 
 
+def sources_of(session: Session, model_id: str) -> tuple[SourceView, ...]:
+    """The sources of a model that the viewer sees in lists, by layer, then name; one statement."""
+    return tuple(_source_views(session, _SOURCES.where(Source.model_id == as_key(model_id))))
+
+
 def quality(session: Session, model_id: str, name: str) -> Quality | None:
     """What the evaluation of a source found; None where there was none. Raises `NotFoundError`."""
     query = select(Revision.quality).select_from(Source).outerjoin(Revision, Revision.id == Source.revision_id)
@@ -218,7 +228,13 @@ def readable_source(session: Session, model_id: str, name: str) -> ReadableSourc
             f"The dashboards of '{model_id}/{name}' are not computed yet.",
             hint="Start their computation, or watch it under /jobs.",
         )
-    return ReadableSource(_source_view(row), row.revision_id, row.corpus_id, row.vocabulary_id, row.is_first_masked)
+    return _readable(row)
+
+
+def readable_sources(session: Session, model_id: str, wanted: Collection[str]) -> dict[str, ReadableSource]:
+    """By name those of the wanted sources that have dashboards; one statement."""
+    query = _SOURCES.where(Source.model_id == as_key(model_id), Source.name.in_({as_key(name) for name in wanted}))
+    return {row.name: _readable(row) for row in session.execute(addressed(query)) if row.revision_id is not None}
 
 
 def source_set(session: Session, model_id: str, name: str) -> SourceSetView:
@@ -409,6 +425,10 @@ def _source_row(session: Session, model_id: str, name: str) -> AnyRow:
     if row is None:
         raise _no_source(model_id, name)
     return row
+
+
+def _readable(row: AnyRow) -> ReadableSource:
+    return ReadableSource(_source_view(row), row.revision_id, row.corpus_id, row.vocabulary_id, row.is_first_masked)
 
 
 def _source_views(session: Session, query: Select[Any]) -> list[SourceView]:

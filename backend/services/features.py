@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import CTE, ColumnElement, and_, func, select, true, tuple_
+from sqlalchemy import CTE, ColumnElement, and_, false, func, or_, select, true, tuple_
 from sqlalchemy.orm import Session
 
 from backend import errors
@@ -222,7 +222,35 @@ def get(session: Session, ref: FeatureRef) -> FeatureView:
             hint=f"Its features are 0 to {shown.view.d_sae - 1}.",
         )
     before, after = _alive_beside(session, shown.revision_id, ref.index)
-    return _views(session, shown, [_Stored(row, before, after)])[0]
+    return _views(session, [_Stored(shown, row, before, after)])[0]
+
+
+def several(session: Session, refs: Sequence[FeatureRef], *, n_examples: int = 1) -> tuple[FeatureView | None, ...]:
+    """The features named, in their order, each with its first `n_examples` top contexts; None where there is no dashboard.
+
+    Four statements for any number of features and sources of a model on one corpus. The features beside each are not
+    looked for.
+    """
+    names: dict[str, set[str]] = {}
+    for ref in refs:
+        names.setdefault(ref.model, set()).add(ref.source)
+    shown = {
+        (model, name): source
+        for model, wanted in names.items()
+        for name, source in catalog.readable_sources(session, model, wanted).items()
+    }
+    by_revision: dict[int, set[int]] = {}
+    for ref in refs:
+        if (ref.model, ref.source) in shown:
+            by_revision.setdefault(shown[ref.model, ref.source].revision_id, set()).add(ref.index)
+    sources = {source.revision_id: source for source in shown.values()}
+    by_corpus: dict[int, list[_Stored]] = {}
+    for row in session.execute(_STORED.where(_among(by_revision))):
+        source = sources[row.revision_id]
+        by_corpus.setdefault(source.corpus_id, []).append(_Stored(source, row))
+    views = [view for stored in by_corpus.values() for view in _views(session, stored, n_examples=n_examples)]
+    found = {(view.source.model, view.source.name, view.index): view for view in views}
+    return tuple(found.get((ref.model, ref.source, ref.index)) for ref in refs)
 
 
 def offset(session: Session, model: str, source: str, offset: int, *, n: int = 25) -> tuple[FeatureView, ...]:
@@ -233,8 +261,8 @@ def offset(session: Session, model: str, source: str, offset: int, *, n: int = 2
     n_before = min(offset, 1)
     rows = session.execute(alive.offset(offset - n_before).limit(n_before + n + 1)).all()
     beside = [None, *(row.feature for row in rows), None]
-    stored = [_Stored(row, beside[at], beside[at + 2]) for at, row in enumerate(rows)]
-    return _views(session, shown, stored[n_before:][:n])
+    stored = [_Stored(shown, row, beside[at], beside[at + 2]) for at, row in enumerate(rows)]
+    return _views(session, stored[n_before:][:n])
 
 
 def random_index(session: Session, model: str, source: str) -> int:
@@ -349,15 +377,16 @@ def expand(
 class _Stored:
     """A feature as the database has it, and the features beside it that are alive."""
 
+    source: catalog.ReadableSource
     row: AnyRow
-    before: int | None
-    after: int | None
+    before: int | None = None
+    after: int | None = None
 
 
 # A row has a method `index`, so columns of that name are read under another.
-_STORED = select(Feature.index.label("feature"), Feature.density, Feature.fires_on, Dashboard.packed).join(
-    Dashboard, and_(Dashboard.revision_id == Feature.revision_id, Dashboard.index == Feature.index)
-)
+_STORED = select(
+    Feature.revision_id, Feature.index.label("feature"), Feature.density, Feature.fires_on, Dashboard.packed
+).join(Dashboard, and_(Dashboard.revision_id == Feature.revision_id, Dashboard.index == Feature.index))
 _ROW_COLUMNS = (
     Feature.index.label("feature"),
     Feature.density,
@@ -376,19 +405,28 @@ def _alive_beside(session: Session, revision_id: int, index: int) -> tuple[int |
     return row.before, row.after
 
 
-def _views(session: Session, shown: catalog.ReadableSource, stored: Sequence[_Stored]) -> tuple[FeatureView, ...]:
-    """Everything the packed rows refer to is read in two statements, and the vocabulary where it is not yet known."""
+def _views(session: Session, stored: Sequence[_Stored], *, n_examples: int | None = None) -> tuple[FeatureView, ...]:
+    """Features on one corpus, with their first top contexts or, at None, all contexts of all groups.
+
+    Everything the packed rows refer to is read in two statements, and the vocabulary where it is not yet known.
+    """
+    if not stored:
+        return ()
     unpacked = [dashboards.unpack(each.row.packed) for each in stored]
+    if n_examples is not None:
+        unpacked = [replace(d, examples=d.examples.first(n_examples)) for d in unpacked]
+    shown = stored[0].source
     texts = catalog.vocabulary(session, shown.vocabulary_id)
     contexts, documents = _contexts(session, shown, len(texts), (d.examples.context for d in unpacked))
-    near = _summaries(session, shown.revision_id, (d.neighbours for d in unpacked))
+    near = _summaries(session, zip((each.source.revision_id for each in stored), unpacked, strict=True))
     n_hidden = int(shown.is_first_masked)
-    packs = [
-        Packed(d, each.row.density, tuple(each.row.fires_on), each.before, each.after)
-        for each, d in zip(stored, unpacked, strict=True)
-    ]
-    views = (expand(each, shown.view, contexts, texts, near, n_hidden=n_hidden) for each in packs)
-    return tuple(_with_documents(view, documents, n_hidden=n_hidden) for view in views)
+    views = []
+    for each, d in zip(stored, unpacked, strict=True):
+        packed = Packed(d, each.row.density, tuple(each.row.fires_on), each.before, each.after)
+        summaries = near.get(each.source.revision_id, {})
+        view = expand(packed, each.source.view, contexts, texts, summaries, n_hidden=n_hidden)
+        views.append(_with_documents(view, documents, n_hidden=n_hidden))
+    return tuple(views)
 
 
 def _with_documents(view: FeatureView, documents: _Documents, *, n_hidden: int) -> FeatureView:
@@ -423,12 +461,22 @@ def _contexts(
     return ids, {row.context: row.documents for row in rows}
 
 
-def _summaries(session: Session, revision_id: int, wanted: Iterable[_Ids]) -> Mapping[int, Summary]:
-    """Density and tokens of the features wanted, by index."""
-    indexes = sorted({int(index) for each in wanted for index in each})
-    query = select(Feature.index.label("feature"), Feature.density, Feature.fires_on)
-    rows = session.execute(query.where(Feature.revision_id == revision_id, Feature.index.in_(indexes)))
-    return {row.feature: row for row in rows}
+def _summaries(session: Session, found: Iterable[tuple[int, dashboards.Dashboard]]) -> dict[int, dict[int, Summary]]:
+    """Density and tokens of the neighbours of the features found, by revision and index."""
+    wanted: dict[int, set[int]] = {}
+    for revision, d in found:
+        wanted.setdefault(revision, set()).update(d.neighbours.tolist())
+    query = select(Feature.revision_id, Feature.index.label("feature"), Feature.density, Feature.fires_on)
+    near: dict[int, dict[int, Summary]] = {}
+    for row in session.execute(query.where(_among(wanted))):
+        near.setdefault(row.revision_id, {})[row.feature] = row
+    return near
+
+
+def _among(wanted: Mapping[int, set[int]]) -> ColumnElement[bool]:
+    """The features wanted, by revision."""
+    of = (and_(Feature.revision_id == each, Feature.index.in_(sorted(indexes))) for each, indexes in wanted.items())
+    return or_(false(), *of)
 
 
 def _histogram(counts: NDArray[np.int64], low: float, high: float, *, is_log: bool) -> HistogramView:

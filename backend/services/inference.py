@@ -26,7 +26,7 @@ from typing import Any, cast
 import orjson
 import redis
 from anyio import to_thread
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from backend import errors, logs, weights
@@ -95,7 +95,7 @@ class Place:
     @property
     def version(self) -> str:
         """Changes with whatever changes the answers."""
-        return _digest(dataclasses.asdict(self))
+        return _digest(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,50 +116,62 @@ class Places:
 
 
 def places(session: Session, model: str, sources: Sequence[str] = ()) -> Places:
-    """The named sources of a model, in their order; raises `NotFoundError`. One statement, or two."""
-    known = select(Model.weights, Model.n_context).where(Model.id == catalog.as_key(model))
-    row = session.execute(addressed(known)).one_or_none()
-    if row is None:
-        raise errors.NotFoundError(f"No model '{model}' is hosted.", hint="The home page lists those that are.")
-    found = {}
-    if sources:
-        query = addressed(
-            _places().where(Source.model_id == model, Source.name.in_({catalog.as_key(name) for name in sources}))
+    """The named sources of a model, in their order, or only the model; raises `NotFoundError`. One statement.
+
+    A model by itself is there for those who see it in lists, a source for those who may open its address.
+    """
+    if not sources:
+        known = select(Model.weights, Model.n_context).where(Model.id == catalog.as_key(model))
+        row = session.execute(known).one_or_none()
+        if row is None:
+            raise errors.NotFoundError(f"No model '{model}' is hosted.", hint="The home page lists those that are.")
+        return Places(model, row.weights, row.n_context, {})
+    found = _read_places(session, _NAMED, model, names=[catalog.as_key(name) for name in sources])
+    missing = next((name for name in sources if found is None or name not in found.sources), None)
+    if found is None or missing is not None:
+        raise errors.NotFoundError(
+            f"No source '{missing}' of a model '{model}' is hosted.", hint="The home page lists those that are."
         )
-        found = {place.name: place for place in _read_places(session, query)}
-    for name in sources:
-        if name not in found:
-            raise errors.NotFoundError(
-                f"No source '{name}' of a model '{model}' is hosted.", hint=f"See the page /{model} for those that are."
-            )
-    return Places(model, row[0], row[1], {name: found[name] for name in sources})
+    return dataclasses.replace(found, sources={name: found.sources[name] for name in sources})
 
 
 def places_of_set(session: Session, model: str, source_set: str) -> Places:
-    """The sources of a set that the viewer sees in lists, by layer; raises `NotFoundError` where there is none."""
-    whole = places(session, model)
-    query = _places().where(Source.model_id == model, Source.set_name == catalog.as_key(source_set))
-    found = _read_places(session, query.order_by(Source.layer, Source.name))
-    if not found:
-        raise errors.NotFoundError(f"Model '{model}' has no source set '{source_set}'.", hint=f"See the page /{model}.")
-    return dataclasses.replace(whole, sources={place.name: place for place in found})
+    """The sources of a set that the viewer sees in lists, by layer; raises `NotFoundError` for none. One statement."""
+    found = _read_places(session, _OF_SET, model, set_name=catalog.as_key(source_set))
+    if found is None:
+        raise errors.NotFoundError(
+            f"No source set '{source_set}' of a model '{model}' is hosted.", hint="The home page lists those that are."
+        )
+    return found
 
 
-def _places() -> Select[Any]:
-    columns = (
+# Put together once: that takes longer than running them.
+_PLACES = (
+    select(
         Source.id, Source.name, Source.set_name, Source.layer, Source.hook_point, Source.d_in, Source.d_sae,
         Source.weights, Source.declared, Revision.spec["dtype"].astext.label("dtype"), Source.revision_id,
-        Model.weights.label("model_weights"),
-    )  # fmt: skip
-    joined = select(*columns).select_from(Source).join(Model, Model.id == Source.model_id)
-    return joined.outerjoin(Revision, Revision.id == Source.revision_id)
+        Model.weights.label("model_weights"), Model.n_context,
+    )
+    .select_from(Source)
+    .join(Model, Model.id == Source.model_id)
+    .outerjoin(Revision, Revision.id == Source.revision_id)
+    .where(Source.model_id == bindparam("model"))
+)  # fmt: skip
+_NAMED = addressed(_PLACES.where(Source.name.in_(bindparam("names", expanding=True))))
+_OF_SET = _PLACES.where(Source.set_name == bindparam("set_name")).order_by(Source.layer, Source.name)
 
 
-def _read_places(session: Session, query: Select[Any]) -> list[Place]:
-    return [
+def _read_places(session: Session, query: Select[Any], model: str, **asked: Any) -> Places | None:
+    """None: there is no such source."""
+    rows = [dict(row) for row in session.execute(query, {"model": catalog.as_key(model), **asked}).mappings()]
+    if not rows:
+        return None
+    n_context, *_ = [row.pop("n_context") for row in rows]
+    found = [
         Place(**{**row, "dtype": row["dtype"] or _DEFAULT_DTYPE}, written_at=weights.written_at(row["weights"]))
-        for row in session.execute(query).mappings()
+        for row in rows
     ]
+    return Places(model, found[0].model_weights, n_context, {place.name: place for place in found})
 
 
 def _digest(value: Any) -> str:

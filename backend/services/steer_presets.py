@@ -12,10 +12,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Feature, Source
-from backend.formats import dense_sources
+from backend.db.tables import Feature
 from backend.services import catalog, vectors
-from backend.services.catalog import ModelFacts
+from backend.services.catalog import ModelFacts, ModelView, SourceView
 
 N_SOURCES = 3
 N_FEATURES = 3
@@ -81,34 +80,34 @@ PROMPTS = (
 
 def of_model(session: Session, model: str) -> Presets:
     """The presets of a model; raises `NotFoundError`. Features of unlisted sources are not among them."""
-    facts = catalog.model_facts(session, model)
+    shown = catalog.model(session, model)
     chosen: dict[str, Preset] = {}
-    for source in _sources(session, facts)[:N_SOURCES]:
+    for source in _in_the_middle(shown)[:N_SOURCES]:
         n_before = len(chosen)
-        for row in _candidates(session, source.revision_id):
+        for row in _candidates(session, source):
             word = _word(row.promotes[0]) if row.promotes else ""
             if word and word not in chosen:
                 chosen[word] = _preset(source.name, row)
             if len(chosen) == n_before + N_FEATURES:
                 break
     own = [_preset_of_vector(each) for each in vectors.owned(session, model=model)]
-    return Presets(facts, PROMPTS, (*chosen.values(), *own))
+    return Presets(shown, PROMPTS, (*chosen.values(), *own))
 
 
-def _sources(session: Session, model: ModelFacts) -> list[Any]:
+def _in_the_middle(model: ModelView) -> list[SourceView]:
     """SAEs with dashboards, those nearest to the middle of the model first."""
-    columns = (Source.name, Source.layer, Source.architecture, Source.revision_id)
-    rows = session.execute(select(*columns).where(Source.model_id == model.id, Source.revision_id.is_not(None)))
     middle = ((model.n_layers or 1) - 1) / 2
-    saes = [row for row in rows if dense_sources.kind_of(row.architecture) == "sae"]
-    return sorted(saes, key=lambda row: (abs(row.layer - middle), row.name))
+    saes = [
+        each for each in model.sources if each.kind == "sae" and each.revision_id is not None and not each.is_partial
+    ]
+    return sorted(saes, key=lambda source: (abs(source.layer - middle), source.name))
 
 
-def _candidates(session: Session, revision_id: int) -> list[Any]:
+def _candidates(session: Session, source: SourceView) -> list[Any]:
     """Features that may do, the clearest first."""
     columns = (Feature.index.label("number"), Feature.max_activation, Feature.fires_on, Feature.promotes)
     query = select(*columns).where(
-        Feature.revision_id == revision_id, Feature.n_firings >= MIN_FIRINGS, Feature.density <= MAX_DENSITY,
+        Feature.revision_id == source.revision_id, Feature.n_firings >= MIN_FIRINGS, Feature.density <= MAX_DENSITY,
         Feature.max_activation > 0, Feature.logit_kurtosis.is_not(None),
     )  # fmt: skip
     return list(session.execute(query.order_by(Feature.logit_kurtosis.desc(), Feature.index).limit(_N_LOOKED_AT)))

@@ -4,8 +4,8 @@
    vector of somebody's own. Nobody steers with what they may not see.
 2. The caller asks the live worker (`inference.Client`) with `Question.request`, and puts its replies together (`joined`).
 3. `save`: a run is kept under a key of the question and of the state of the rows, so that its owner who asks the same
-   again is answered by `find`. Whoever has its address may read it, as far as they may see its model and every source
-   in it (`visibility`); its owner deletes it, and so does who deletes a source of it (`removal`).
+   again is answered by `find`. Whoever has its address may read it, as far as they may see every source in it, or its
+   model where there is none (`visibility`); its owner deletes it, and so does who deletes a source of it (`removal`).
 """
 
 import hashlib
@@ -116,7 +116,7 @@ class Run:
 
 
 def question(session: Session, asked: Asked) -> Question:
-    """What `asked` means; four statements at most, however many features it has.
+    """What `asked` means; three statements at most, however many features it has.
 
     Raises:
         NotFoundError: The model, a source or a feature is not hosted, or there is no such vector.
@@ -182,8 +182,10 @@ def save(session: Session, asked: Question, answer: messages.SteerReply, *, n_ke
     run_id: str = session.execute(added.returning(SteerRun.id)).scalar_one()
     of_owner = select(SteerRun.id).where(SteerRun.owner_id == owner_id)
     old = of_owner.order_by(SteerRun.created_at.desc(), SteerRun.id.desc()).offset(n_kept)
-    most = deletion(SteerRun).where(SteerRun.id.in_(old)).execution_options(synchronize_session=False)
-    session.execute(unrestricted(most))
+    # those that another save deletes just now are skipped: two saves never wait for each other
+    free = select(SteerRun.id).where(SteerRun.id.in_(old)).with_for_update(skip_locked=True)
+    gone = deletion(SteerRun).where(SteerRun.id.in_(free)).execution_options(synchronize_session=False)
+    session.execute(unrestricted(gone))
     return run_id
 
 

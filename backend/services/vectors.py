@@ -1,8 +1,8 @@
 """Steering vectors of one's own: adding, finding and deleting them.
 
 A vector's address is like a feature's, with `{layer}-neuronpedia-resid-post|pre` for the source and a random index, so
-that clients steer with both alike. Its owner and admins see it in lists; whoever has the address, and sees the model,
-may steer with it (`visibility`). In `open` mode all of them are the operator's.
+that clients steer with both alike. Its owner and admins see it in lists; whoever has the address, and sees the model in
+lists, may steer with it (`visibility`). In `open` mode all of them are the operator's.
 """
 
 import secrets
@@ -72,7 +72,7 @@ def add(session: Session, given: NewVector) -> VectorView:
         InvalidInputError: The layer or the length does not fit the model, or the vector is zero.
     """
     facts = select(Model.n_layers, Model.d_model).where(Model.id == given.model)
-    model = session.execute(addressed(facts)).one_or_none()
+    model = session.execute(facts).one_or_none()
     if model is None:
         raise errors.NotFoundError(f"No model '{given.model}' is hosted.", hint="The home page lists those that are.")
     viewer = access.viewer_of(session)

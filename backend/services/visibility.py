@@ -4,8 +4,8 @@ A source is public (in lists), unlisted (by its address only) or private (its ow
 from the sources it belongs to: a model, source set or corpus is there for those who may see a source of it, a job for
 those who see all of its sources in lists (its number is easily guessed, so it must not tell of an unlisted one). What
 somebody owns they always see; an upload nobody else does, and a vector nobody else in lists: by its address it is there
-for those who may see its model. A steering run, whoever's, is there for those who may see its model and all its sources.
-Features, dashboards and contexts are only reached through their source or corpus.
+for those who see its model in lists. A steering run, whoever's, is there for those who may see all its sources, or its
+model where it has none. Features, dashboards and contexts are only reached through their source or corpus.
 
 Statements leave unlisted things out unless they say `addressed`, so a new list cannot forget to. Raw SQL and statements
 over tables are not restricted, nor are commands and workers, whose sessions have no viewer.
@@ -13,7 +13,7 @@ over tables are not restricted, nor are commands and workers, whose sessions hav
 
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import ColumnElement, Executable, Select, Table, and_, any_, event, exists, func, or_, select
+from sqlalchemy import ColumnElement, Executable, Select, Table, and_, any_, event, exists, func, literal, or_, select
 from sqlalchemy.orm import ORMExecuteState, Session, sessionmaker, with_loader_criteria
 from sqlalchemy.sql.base import ExecutableOption
 
@@ -65,9 +65,6 @@ def _restrict(state: ORMExecuteState) -> None:
 
 def _rules(me: int, seen: tuple[str, ...]) -> tuple[ExecutableOption, ...]:
     """Of each entity; SQLAlchemy puts them wherever the entity or an alias of it stands, in joins and subqueries too."""
-    # Each lambda is compiled once, and only what it names may differ: not which function it calls.
-    own_vectors = with_loader_criteria(Vector, lambda vector: _is_own_vector(vector, me, seen), include_aliases=True)
-    all_vectors = with_loader_criteria(Vector, lambda vector: _is_of_seen_model(vector, me, seen), include_aliases=True)
     return (
         with_loader_criteria(Source, lambda source: _is_seen(source, me, seen), include_aliases=True),
         with_loader_criteria(Model, lambda model: _is_model_seen(model, me, seen), include_aliases=True),
@@ -75,7 +72,7 @@ def _rules(me: int, seen: tuple[str, ...]) -> tuple[ExecutableOption, ...]:
         with_loader_criteria(Corpus, lambda corpus: _is_corpus_seen(corpus, me, seen), include_aliases=True),
         with_loader_criteria(Job, lambda job: _is_job_seen(job, me), include_aliases=True),
         with_loader_criteria(Upload, lambda upload: upload.owner_id == me, include_aliases=True),
-        own_vectors if seen == PUBLIC else all_vectors,
+        with_loader_criteria(Vector, lambda vector: _is_vector_seen(vector, me, seen), include_aliases=True),
         with_loader_criteria(SteerRun, lambda run: _is_run_seen(run, me, seen), include_aliases=True),
     )
 
@@ -118,20 +115,22 @@ def _is_job_seen(job: Any, me: int) -> ColumnElement[bool]:
     return or_(job.owner_id == me, _some(*of_job) & ~_some(*of_job, ~_is_seen(_s, me, PUBLIC)))
 
 
-def _is_own_vector(vector: Any, me: int, seen: tuple[str, ...]) -> ColumnElement[bool]:
-    return and_(vector.owner_id == me, _is_of_seen_model(vector, me, seen))
+def _is_vector_seen(vector: Any, me: int, seen: tuple[str, ...]) -> ColumnElement[bool]:
+    """Every vector is unlisted."""
+    return and_(_is_of_listed_model(vector, me), or_(vector.owner_id == me, literal("unlisted").in_(seen)))
 
 
 def _is_run_seen(run: Any, me: int, seen: tuple[str, ...]) -> ColumnElement[bool]:
-    """One that is about a deleted source is nobody's."""
+    """One without sources is of a model by itself; one that is about a deleted source is nobody's."""
     sources = (_s.id == any_(run.source_ids), _s.model_id == run.model_id, _is_seen(_s, me, seen))
     n_seen = select(func.count()).select_from(_source).where(*sources).correlate_except(_source).scalar_subquery()
-    return and_(n_seen == func.cardinality(run.source_ids), _is_of_seen_model(run, me, seen))
+    n_sources = func.cardinality(run.source_ids)
+    return and_(n_seen == n_sources, or_(n_sources > 0, _is_of_listed_model(run, me)))
 
 
-def _is_of_seen_model(of: Any, me: int, seen: tuple[str, ...]) -> ColumnElement[bool]:
+def _is_of_listed_model(of: Any, me: int) -> ColumnElement[bool]:
     is_own = exists().where(_model.c.id == of.model_id, _model.c.owner_id == me).correlate_except(_model)
-    return or_(_some(_s.model_id == of.model_id, _is_seen(_s, me, seen)), is_own)
+    return or_(_some(_s.model_id == of.model_id, _is_seen(_s, me, PUBLIC)), is_own)
 
 
 def _some(*criteria: ColumnElement[bool]) -> ColumnElement[bool]:

@@ -37,9 +37,12 @@ from backend.web.pages import (
     jobs,
     models,
     rerun,
+    scan,
     sources,
     steered,
     steering,
+    text_search,
+    trying,
 )
 
 GZIP_LEVEL = 6
@@ -99,20 +102,9 @@ def _application(settings: Settings) -> FastAPI:
     app.include_router(routes.router)
     app.include_router(failures.router)
     pages = (
-        home,
-        account,
-        adding,
-        admin,
-        jobs,
-        steering,
-        steered,
-        features,
-        activations,
-        deletion,
-        rerun,
-        sources,
-        models,
-    )
+        home, account, adding, admin, jobs, steering, steered, text_search, trying, features, activations, scan, deletion,
+        rerun, sources, models,
+    )  # fmt: skip
     for page in pages:
         app.include_router(page.router, dependencies=[Depends(forms.check_token)])
     return app

@@ -172,40 +172,55 @@ def spark(counts: Sequence[int]) -> Markup:
 
 def legend(maximum: float) -> Markup:
     """The ten shades from zero to the feature's maximum, and a caret that the page moves to the value being read."""
-    n, width, label = concordance.N_SHADES, LEGEND_STEP * concordance.N_SHADES, short(maximum)
+    ticks = [numerals.fixed(maximum * k / 5, numerals.decimals_for(maximum)) for k in range(1, 6)]
+    return _legend(ticks, f"0 to {short(maximum)}")
+
+
+def share_legend(*, is_signed: bool) -> Markup:
+    """The shades of lines of several features: shares of each one's own largest activation."""
+    if is_signed:
+        return _signed_legend(("min", "0", "max"), "each feature's most negative to 0", "each feature's largest")
+    return _legend(["20%", "40%", "60%", "80%", "max"], "0 to each feature's largest")
+
+
+def _legend(ticks: Sequence[str], reach: str) -> Markup:
+    n, width = concordance.N_SHADES, LEGEND_STEP * concordance.N_SHADES
     parts = [
         Markup('<rect class="s{}" x="{}" y="7" width="{}" height="8"/>').format(k + 1, LEGEND_STEP * k, LEGEND_STEP)
         for k in range(n)
     ]
-    for k in range(0, n + 1, 2):
+    for k, text in zip(range(0, n + 1, 2), ("0", *ticks), strict=True):
         anchor = "start" if k == 0 else "middle"
-        text = "0" if k == 0 else numerals.fixed(maximum * k / n, numerals.decimals_for(maximum))
         parts.append(
             Markup('<text class="tick" x="{}" y="27" text-anchor="{}">{}</text>').format(LEGEND_STEP * k, anchor, text)
         )
     return Markup(
-        '<svg class="legend" role="img" aria-label="Ten shades, in equal steps of activation from 0 to {}" '
+        '<svg class="legend" role="img" aria-label="Ten shades, in equal steps of activation from {}" '
         'width="{}" height="30" data-width="{}">{}<path class="caret" d="M-4 0h8l-4 6z"/></svg>'
-    ).format(label, width, width, Markup("").join(parts))
+    ).format(reach, width, width, Markup("").join(parts))
 
 
 def signed_legend(ends: concordance.Range) -> Markup:
     """Ten shades from the most negative value to zero, ten from zero to the largest, and the caret."""
-    n, step, decimals = concordance.N_SHADES, LEGEND_STEP // 2, numerals.decimals_for(ends.size)
+    low, high, decimals = min(ends.minimum, 0.0), max(ends.maximum, 0.0), numerals.decimals_for(ends.size)
+    ticks = ["0" if value == 0 else numerals.fixed(value, decimals) for value in (low, 0.0, high)]
+    return _signed_legend(ticks, f"{short(low)} to 0", short(high))
+
+
+def _signed_legend(ticks: Sequence[str], low: str, high: str) -> Markup:
+    n, step = concordance.N_SHADES, LEGEND_STEP // 2
     shades = [("m", k) for k in range(n, 0, -1)] + [("s", k) for k in range(1, n + 1)]
     parts = [
         Markup('<rect class="{}{}" x="{}" y="7" width="{}" height="8"/>').format(name, k, step * i, step)
         for i, (name, k) in enumerate(shades)
     ]
     width = step * len(shades)
-    low, high = min(ends.minimum, 0.0), max(ends.maximum, 0.0)
-    for x, value, anchor in ((0, low, "start"), (width // 2, 0.0, "middle"), (width, high, "end")):
-        text = "0" if value == 0 else numerals.fixed(value, decimals)
+    for x, text, anchor in zip((0, width // 2, width), ticks, ("start", "middle", "end"), strict=True):
         parts.append(Markup('<text class="tick" x="{}" y="27" text-anchor="{}">{}</text>').format(x, anchor, text))
     return Markup(
-        '<svg class="legend" role="img" aria-label="Ten shades of activation from {} to 0, ten from 0 to {}" '
+        '<svg class="legend" role="img" aria-label="Ten shades of activation from {}, ten from 0 to {}" '
         'width="{}" height="30" data-width="{}">{}<path class="caret" d="M-4 0h8l-4 6z"/></svg>'
-    ).format(short(low), short(high), width, width, Markup("").join(parts))
+    ).format(low, high, width, width, Markup("").join(parts))
 
 
 def bar(fraction: float, kind: BarKind) -> Markup:

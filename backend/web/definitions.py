@@ -272,6 +272,35 @@ NUMBERS = (
         "Kullback-Leibler divergence of the predictions with replaced activations from the model's own, in nats.",
     ),
     Definition(
+        "injection-scan",
+        "injection scan",
+        "Each component's part in one logit while more and more of the feature's direction is added to the residual stream.",
+        (
+            "The text is run once for each coefficient, with that many times the feature's decoder direction, at length "
+            "one, added where the feature writes. At one token the residual stream is then a sum: the embedding, what "
+            "each block's attention and MLP write, and what was added.",
+            "The procedure is Joseph Bloom's.",
+        ),
+    ),
+    Definition(
+        "attribution",
+        "attribution",
+        "What a component's write to the residual stream adds to the logit, through the final norm as it is at that token.",
+        (
+            "(write · direction) ÷ scale: the direction is the token's column of W_U with the norm's gain folded in, less "
+            "another token's or the mean over the vocabulary; the scale is what the norm divides by there. Attributions "
+            "sum to the logit. What stands before the added vector writes the same at every coefficient, and its "
+            "attribution changes with the scale alone. Logits are read before a soft cap.",
+        ),
+    ),
+    Definition("swing", "swing", "A component's greatest attribution over all coefficients less its smallest."),
+    Definition(
+        "scan-cluster",
+        "cluster",
+        "Components whose curves have the same shape, whatever their size: average linkage on 1 − correlation.",
+        ("A curve and its mirror image are of two clusters. What changes by less than rounding does is of none.",),
+    ),
+    Definition(
         "steering",
         "steering",
         "Changing the model's activations along features' directions while it writes, beside the same model left alone.",

@@ -1,13 +1,16 @@
 """URLs that only pages use: where forms go and what they lead to. Everything else is in `backend/names.py`."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from urllib.parse import urlencode
 
 from backend import names
 from backend.services.activation_index import ActivationQuery, CofiringQuery, PairQuery
 from backend.services.features import FeatureQuery
+from backend.web import text_query
+from backend.web.text_query import TextQuery
 
-_DEFAULTS = FeatureQuery()
+_DEFAULTS, _SEARCH = FeatureQuery(), TextQuery()
 _ACTIVATIONS, _COFIRING, _PAIR = ActivationQuery(), CofiringQuery(), PairQuery()
 
 Query = ActivationQuery | CofiringQuery | PairQuery
@@ -48,6 +51,22 @@ def pair_url(model: str, source: str, index: int, other: int, query: PairQuery =
     return _with(f"{names.feature_url(model, source, index)}/pair/{other}", query, _PAIR)
 
 
+def scan_url(model: str, source: str, index: int, asked: Mapping[str, str | float] | None = None) -> str:
+    """The injection scan of a feature, as `asked` says."""
+    path = f"{names.feature_url(model, source, index)}/scan"
+    return f"{path}?{urlencode(asked)}" if asked else path
+
+
+def scan_form_url(model: str, source: str, index: int) -> str:
+    """Where the form of an injection scan leads: to what was found."""
+    return f"{scan_url(model, source, index)}#scan"
+
+
+def scan_csv_url(model: str, source: str, index: int, asked: Mapping[str, str | float]) -> str:
+    """The same scan as CSV."""
+    return f"{names.feature_url(model, source, index)}/scan.csv?{urlencode(asked)}"
+
+
 def index_api_url(page_url: str) -> str:
     """The answer one of the three pages shows, as JSON."""
     return f"/api/index{page_url}"
@@ -76,6 +95,31 @@ def random_feature_url(model: str, source: str) -> str:
 def find_url(model: str, source: str) -> str:
     """Where the box for an index or a token sends its text."""
     return f"{names.source_url(model, source)}/find"
+
+
+def try_url(model: str, source: str, index: int, texts: Iterable[str] = ()) -> str:
+    """What the live worker says of a feature on texts."""
+    return _with_texts(f"{names.feature_url(model, source, index)}/try", texts)
+
+
+def tried_url(model: str, source: str, index: int, texts: Iterable[str]) -> str:
+    """A feature's page, which tries the texts as it opens."""
+    return _with_texts(names.feature_url(model, source, index), texts)
+
+
+def text_search_url(model: str, query: TextQuery = _SEARCH) -> str:
+    """The features of a model that fire on a text, as `query` says."""
+    return _with_query(f"{names.model_url(model)}/search", query)
+
+
+def text_results_url(model: str, query: TextQuery = _SEARCH) -> str:
+    """The same page with its results in it: its answer waits for the live worker's."""
+    return _with_query(f"{names.model_url(model)}/search/results", query)
+
+
+def source_search_url(model: str, source: str) -> str:
+    """The text search over one source."""
+    return text_search_url(model, TextQuery(sources=(source,)))
 
 
 def definition_url(term: str) -> str:
@@ -188,6 +232,16 @@ def _parameters(query: FeatureQuery) -> dict[str, str | int | float | None]:
     given = {key: value for key, value in asdict(query).items() if value != getattr(_DEFAULTS, key)}
     renamed = {"is_descending": "descending"}
     return {renamed.get(key, key): int(value) if value is True else value for key, value in given.items()}
+
+
+def _with_texts(path: str, texts: Iterable[str]) -> str:
+    given = [("text", text) for text in texts]
+    return f"{path}?{urlencode(given)}" if given else path
+
+
+def _with_query(path: str, query: TextQuery) -> str:
+    given = text_query.parameters(query)
+    return f"{path}?{urlencode(given)}" if given else path
 
 
 def _with(path: str, query: Query, defaults: Query) -> str:

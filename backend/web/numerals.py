@@ -67,6 +67,11 @@ def signed(value: float, decimals: int = 2) -> str:
     return f"+{text}" if math.isfinite(value) and round(value, decimals) > 0 else text
 
 
+def minus(text: str) -> str:
+    """A number as written for programs, with the sign that pages use: `-0.50` → `−0.50`."""
+    return text.replace("-", MINUS)
+
+
 def significant(value: float, digits: int = 3) -> str:
     """`0.012345` → `0.0123`, `8123.4` → `8,120`; undefined numbers are an en dash."""
     if not math.isfinite(value):

@@ -70,6 +70,7 @@ class Renderer:
             exact_percent=numerals.exact_percent,
             fixed=numerals.fixed,
             signed=numerals.signed,
+            minus=numerals.minus,
             significant=numerals.significant,
             duration=numerals.duration,
             moment=numerals.moment,

@@ -9,7 +9,7 @@ key is always there.
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, RootModel
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 
 from backend.services import activation_index, features, health
 
@@ -280,59 +280,6 @@ class FeatureAddress(BaseModel):
 
 CustomText = Annotated[str, Field(min_length=1, max_length=100_000, pattern=r"^[\s\S]*$")]
 """The pattern takes any text; checking it refuses half of a surrogate pair, which cannot be encoded."""
-
-
-class LiveFeature(BaseModel):
-    """One feature; the same id is called source or layer."""
-
-    modelId: Id
-    source: Id = Field(validation_alias=AliasChoices("source", "layer"))
-    index: Int32
-
-
-class NewActivationRequest(BaseModel):
-    """Which feature to run on which texts; `neuron` is an older name of `feature`."""
-
-    feature: LiveFeature = Field(validation_alias=AliasChoices("feature", "neuron"))
-    customText: CustomText | Annotated[list[CustomText], Field(min_length=1, max_length=100)]
-    ignoreBos: bool = False
-
-
-class NewActivation(Answer):
-    """A feature's activations on a custom text, a value for each token."""
-
-    tokens: list[str]
-    values: list[float]
-    maxValue: float
-    minValue: float
-    modelId: str
-    layer: str
-    index: str
-    creatorId: str
-    dataIndex: None
-    dataSource: str
-    maxValueTokenIndex: int
-    createdAt: datetime
-
-
-class NewActivations(RootModel[NewActivation | list[NewActivation]]):
-    """One object for one text, a list of them for a list."""
-
-
-class TokenizeRequest(BaseModel):
-    """Which text to cut into a model's tokens."""
-
-    prompt: Annotated[CustomText, Field(max_length=10_000)]
-    modelId: Id
-    prependBos: bool = True
-
-
-class Tokens(Answer):
-    """The ids of a text's tokens and their texts."""
-
-    tokens: list[int]
-    tokenStrings: list[str]
-    prependBos: bool
 
 
 class SourceFacts(Answer):

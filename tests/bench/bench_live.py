@@ -5,12 +5,14 @@
 2. Over HTTP: the whole site, web server and database included, connections kept open.
 3. Beside it the bare forward pass of the same texts, one by one, in this process: what 1 caller's median is over it is
    the overhead of everything else, the SAEs included.
-Search is over the demo's three sources at once, feature details not expanded; steering is `N_GENERATED` tokens with a
+Once for the demo, all three sources at once, and once for TinyStories-260K, one source, where its files are: the first
+fills a core with a sentence, the second does not. Feature details are not expanded; steering is `N_GENERATED` tokens with a
 feature pushed, both texts. Every answer must be right (200, and as many tokens as asked for) or the run fails.
 `make bench-live [ARGS="--write --quick"]`; results go to tests/bench/results/live.json.
 """
 
 import asyncio
+import functools
 import json
 import sys
 import time
@@ -21,13 +23,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from backend.cli import demo
 from backend.db.session import transaction
 from backend.formats import messages
 from backend.services import inference
 from backend.settings import REPOSITORY
 from tests.bench import live_site, machine
-from tests.bench.live_site import MODEL, SET, SOURCES, Caller, LiveSite, quantiles_ms
+from tests.bench.live_site import Caller, Case, LiveSite, quantiles_ms
 from workers.compute import language_model, text_activations
 
 IS_QUICK = "--quick" in sys.argv
@@ -52,33 +53,41 @@ def main() -> None:
 
 
 async def _measure(site: LiveSite) -> dict[str, Any]:
+    return {"cases": {case.model: await _case(site, case) for case in live_site.cases()}}
+
+
+async def _case(site: LiveSite, case: Case) -> dict[str, Any]:
     asked: dict[str, Any] = {}
-    queue = _Queue(site)
+    queue = _Queue(site, case)
     reading = asyncio.create_task(queue.read())
-    for name, length in LENGTHS.items():
-        rows = {}
-        for where, ask in (("worker", queue.search), ("http", _http(site, _search_body, "/api/search-all"))):
-            rows[where] = await _series(ask, N_SEARCHES, length)
-        bare = _bare_forward(live_site.texts(100, length, seed=99))
-        rows["bare_forward_ms"] = bare
-        rows["overhead_ms"] = round(rows["http"]["1"]["p50"] - bare["p50"], 2)
-        asked[f"search_{name}"] = rows
-    asked["steer"] = {
-        "worker": await _series(queue.steer, N_STEERINGS, LENGTHS["sentence"]),
-        "http": await _series(_http(site, _steer_body, "/api/steer"), N_STEERINGS, LENGTHS["sentence"]),
-    }
-    reading.cancel()
+    try:
+        for name, length in LENGTHS.items():
+            over_http = _http(site, functools.partial(_search_body, case), "/api/search-all")
+            rows = {
+                "worker": await _series(case, queue.search, N_SEARCHES, length),
+                "http": await _series(case, over_http, N_SEARCHES, length),
+                "bare_forward_ms": _bare_forward(case, length),
+            }
+            rows["overhead_ms"] = round(rows["http"]["1"]["p50"] - rows["bare_forward_ms"]["p50"], 2)
+            asked[f"search_{name}"] = rows
+        over_http = _http(site, functools.partial(_steer_body, case), "/api/steer")
+        asked["steer"] = {
+            "worker": await _series(case, queue.steer, N_STEERINGS, LENGTHS["sentence"]),
+            "http": await _series(case, over_http, N_STEERINGS, LENGTHS["sentence"]),
+        }
+    finally:
+        reading.cancel()
     return asked
 
 
-async def _series(ask: Ask, n_requests: dict[int, int], length: int) -> dict[str, Any]:
+async def _series(case: Case, ask: Ask, n_requests: dict[int, int], length: int) -> dict[str, Any]:
     """Latencies and requests a second for each number of callers; what more callers gain over one."""
     found: dict[str, Any] = {}
     for n_callers in CALLERS:
-        n = n_requests[n_callers] // (8 if IS_QUICK else 1) or 1
-        n = max(n, n_callers)
-        await _load(ask, live_site.texts(2 * n_callers, length, seed=1000 + n_callers), n_callers)
-        seconds, wall_s = await _load(ask, live_site.texts(n, length, seed=n_callers), n_callers)
+        n = max(n_requests[n_callers] // (8 if IS_QUICK else 1), n_callers, 4)
+        warm_up = live_site.texts(2 * n_callers, length, seed=1000 + n_callers, path=case.text)
+        await _load(ask, warm_up, n_callers)
+        seconds, wall_s = await _load(ask, live_site.texts(n, length, seed=n_callers, path=case.text), n_callers)
         found[str(n_callers)] = quantiles_ms(seconds) | {"requests_per_s": round(n / wall_s, 1)}
     base = found["1"]["requests_per_s"]
     found["gain"] = {str(n): round(found[str(n)]["requests_per_s"] / base, 2) for n in CALLERS[1:]}
@@ -101,13 +110,14 @@ async def _load(ask: Ask, texts: list[str], n_callers: int) -> tuple[list[float]
 class _Queue:
     """Asks the live worker on its own list, and reads the replies off one list for all callers."""
 
-    def __init__(self, site: LiveSite) -> None:
+    def __init__(self, site: LiveSite, case: Case) -> None:
+        self._case = case
         self._queue = inference.connect(site.settings)
         self._reader = inference.connect(site.settings)
         self._replies = f"eyepiece:live:replies:{uuid.uuid4().hex}"
         self._waiting: dict[str, asyncio.Future[bytes]] = {}
         with transaction(site.sessions) as session:
-            self._places = inference.places(session, MODEL, SOURCES)
+            self._places = inference.places(session, case.model, case.sources)
 
     async def read(self) -> None:
         """Hand replies to who waits for them."""
@@ -120,12 +130,13 @@ class _Queue:
     async def search(self, _: int, text: str) -> float:
         """The top 50 features of a text over all sources."""
         return await self._ask(
-            lambda header: messages.SearchRequest(**header, sources=SOURCES, texts=(text,)), messages.SearchReply
+            lambda header: messages.SearchRequest(**header, sources=self._case.sources, texts=(text,)),
+            messages.SearchReply,
         )
 
     async def steer(self, number: int, text: str) -> float:
         """Both texts, to their end."""
-        push = messages.Push(source=SOURCES[0], index=7, strength=5.0)
+        push = messages.Push(source=self._case.sources[0], index=7, strength=5.0)
         sampling = messages.Sampling(n_tokens=N_GENERATED, seed=number)
         return await self._ask(
             lambda header: messages.SteerRequest(**header, prompt=text, pushes=(push,), sampling=sampling),
@@ -134,7 +145,8 @@ class _Queue:
 
     async def _ask(self, make: Callable[[dict[str, Any]], messages.Request], kind: type) -> float:
         header = {
-            "id": uuid.uuid4().hex, "reply_to": self._replies, "deadline_at": time.time() + 120, "model": MODEL,
+            "id": uuid.uuid4().hex, "reply_to": self._replies, "deadline_at": time.time() + 120,
+            "model": self._case.model,
             "versions": self._places.versions,
         }  # fmt: skip
         request = make(header)
@@ -160,34 +172,34 @@ def _http(site: LiveSite, body: Callable[[int, str], dict[str, Any]], path: str)
     return ask
 
 
-def _search_body(_: int, text: str) -> dict[str, Any]:
-    return {"modelId": MODEL, "sourceSet": SET, "text": text, "selectedLayers": [], "expand": False}
+def _search_body(case: Case, _: int, text: str) -> dict[str, Any]:
+    return {"modelId": case.model, "sourceSet": case.set_name, "text": text, "selectedLayers": [], "expand": False}
 
 
-def _steer_body(number: int, text: str) -> dict[str, Any]:
+def _steer_body(case: Case, _: int, text: str) -> dict[str, Any]:
     # a seed of its own each, so that no saved run answers
-    seed = number + int.from_bytes(uuid.uuid4().bytes[:3]) * 100
-    feature = {"modelId": MODEL, "layer": SOURCES[0], "index": 7, "strength": 5.0}
+    seed = int.from_bytes(uuid.uuid4().bytes[:4]) % 10**8
+    feature = {"modelId": case.model, "layer": case.sources[0], "index": 7, "strength": 5.0}
     return {
-        "modelId": MODEL, "prompt": text, "features": [feature], "temperature": 1.0, "n_tokens": N_GENERATED,
-        "seed": seed % 10**8, "strength_multiplier": 1.0,
+        "modelId": case.model, "prompt": text, "features": [feature], "temperature": 1.0, "n_tokens": N_GENERATED,
+        "seed": seed, "strength_multiplier": 1.0,
     }  # fmt: skip
 
 
-def _bare_forward(texts: list[str]) -> dict[str, float]:
-    """The model alone, to its deepest block, one text after the other."""
+def _bare_forward(case: Case, length: int) -> dict[str, float]:
+    """The whole model alone, one text after the other."""
     torch.set_num_threads(1)
-    model = language_model.load(str(demo.WEIGHTS / MODEL), device=torch.device("cpu"), dtype=torch.float32)
+    model = language_model.load(str(case.weights), device=torch.device("cpu"), dtype=torch.float32)
     seconds, n_tokens = [], []
     with torch.inference_mode():
-        for text in texts:
+        for text in live_site.texts(120, length, seed=99, path=case.text):
             ids = text_activations.tokenise(text, model.tokenizer, prepend_bos=True)
             n_tokens.append(len(ids))
             rows = torch.tensor([ids])
             started_s = time.perf_counter()
             model.model(input_ids=rows, use_cache=False)
             seconds.append(time.perf_counter() - started_s)
-    return quantiles_ms(seconds[len(seconds) // 5 :]) | {"n_tokens": round(float(np.median(n_tokens)), 1)}
+    return quantiles_ms(seconds[20:]) | {"n_tokens": float(np.median(n_tokens))}
 
 
 if __name__ == "__main__":

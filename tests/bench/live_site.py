@@ -27,9 +27,34 @@ from backend.embedded import services
 from backend.services import hosting, inference, jobs
 from backend.settings import REPOSITORY, Settings
 from demo import stdlib_text
+from tests import tiny
 
 MODEL, SET = demo.MODEL, "res-2k"
 SOURCES = tuple(sorted(demo.SOURCES))
+TINY = "tinystories-260k"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A model and the sources of one set, asked about together."""
+
+    model: str
+    weights: Path
+    saes: tuple[Path, ...]
+    set_name: str
+    sources: tuple[str, ...]
+    text: Path | None
+    """What texts are cut from; None: this Python's own library."""
+
+
+CASES = {
+    "demo": Case(MODEL, demo.WEIGHTS / MODEL, tuple(demo.WEIGHTS / "saes" / name for name in SOURCES), SET, SOURCES, None),
+    TINY: Case(
+        TINY, tiny.SHARED / "models" / TINY, (tiny.SHARED / "saes" / TINY / "jumprelu512",), "jumprelu512",
+        ("2-jumprelu512",), tiny.SHARED / "corpora" / "tinystories-head.txt",
+    ),
+}  # fmt: skip
+"""The second where its files are: they are no part of the repository."""
 READY_S = 120.0
 
 
@@ -50,7 +75,7 @@ class LiveSite:
 
 @contextlib.contextmanager
 def running(**changed: Any) -> Iterator[LiveSite]:
-    """The demo's three sources with dashboards over 100,000 tokens, a web server and a live worker."""
+    """Every case with dashboards over 100,000 tokens, a web server and a live worker."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ej-live-", dir="/tmp")))
         urls = stack.enter_context(services.running(folder / "data"))
@@ -62,7 +87,7 @@ def running(**changed: Any) -> Iterator[LiveSite]:
         engine = create_engine(settings.database_url)
         stack.callback(engine.dispose)
         sessions = session_factory(engine)
-        job_id = _add_demo(sessions, settings)
+        job_ids = [_add(sessions, settings, case) for case in cases()]
         processes: list[subprocess.Popen[bytes]] = []
 
         def stop_all() -> None:
@@ -73,10 +98,10 @@ def running(**changed: Any) -> Iterator[LiveSite]:
 
         worker = _start(settings, folder, "workers.celery_app")
         wakeups.send(sessions, broker.celery_app(settings))
-        _until(lambda: _state(sessions, job_id) in ("done", "failed"), 600)
+        _until(lambda: all(_state(sessions, job_id) in ("done", "failed") for job_id in job_ids), 600)
         worker.terminate()
         worker.wait(30)
-        assert _state(sessions, job_id) == "done", (folder / "log.txt").read_text()[-4000:]
+        assert all(_state(sessions, job_id) == "done" for job_id in job_ids), (folder / "log.txt").read_text()[-4000:]
         stack.callback(stop_all)
         live = _start(settings, folder, "workers.live")
         web = _start(
@@ -89,11 +114,17 @@ def running(**changed: Any) -> Iterator[LiveSite]:
         yield LiveSite(settings, folder, live, web, sessions)
 
 
-def texts(n: int, n_characters: int, *, seed: int = 0) -> list[str]:
-    """Distinct pieces of this Python's own library of so many characters, white space as one blank."""
+def cases() -> list[Case]:
+    """Those whose files are here."""
+    return [case for case in CASES.values() if case.weights.is_dir()]
+
+
+def texts(n: int, n_characters: int, *, seed: int = 0, path: Path | None = None) -> list[str]:
+    """Distinct pieces of a text, or this Python's own library, of so many characters, white space as one blank."""
     with tempfile.TemporaryDirectory() as name:
-        path = Path(name) / "stdlib.txt"
-        stdlib_text.write(path, max_bytes=1_000_000)
+        if path is None:
+            path = Path(name) / "stdlib.txt"
+            stdlib_text.write(path, max_bytes=1_000_000)
         whole = " ".join(path.read_text().split())
     starts = np.random.default_rng(seed).choice(len(whole) - n_characters, n, replace=False)
     return [whole[start : start + n_characters] for start in starts.tolist()]
@@ -148,12 +179,11 @@ def quantiles_ms(seconds: list[float]) -> dict[str, float]:
     return {f"p{q}": round(1e3 * float(np.quantile(seconds, q / 100)), 2) for q in (50, 95, 99)}
 
 
-def _add_demo(sessions: Any, settings: Settings) -> int:
+def _add(sessions: Any, settings: Settings, case: Case) -> int:
     demo.TEXT_BYTES, demo.MAX_TOKENS, demo.QUALITY_TOKENS = 20_000_000, 100_000, 0
     with transaction(sessions) as session:
-        saes = [demo.WEIGHTS / "saes" / name for name in SOURCES]
-        spec = demo._spec(settings.data) | {"threads": 1}
-        return hosting.register(session, str(demo.WEIGHTS / MODEL), saes, spec).job_id
+        spec = demo._spec(settings.data) | {"threads": 1} | ({} if case.text is None else {"corpus": str(case.text)})
+        return hosting.register(session, str(case.weights), case.saes, spec).job_id
 
 
 def _state(sessions: Any, job_id: int) -> str:

@@ -9,23 +9,29 @@ import json
 from typing import Any
 
 from backend.settings import REPOSITORY
-from tests.bench import bench_engine, bench_scaling
+from tests.bench import bench_engine, bench_live, bench_scaling, soak_live
 from tests.bench.equality import Reason
 
 PAGE = REPOSITORY / "docs" / "performance.md"
-SECTIONS = ("engine", "equality", "scaling")
+SECTIONS = ("engine", "equality", "scaling", "live")
 
 
 def main() -> None:
     """Rewrite the page and the drawing."""
-    engine, scaling = (json.loads(path.read_text()) for path in (bench_engine.RESULT, bench_scaling.RESULT))
-    PAGE.write_text(with_sections(PAGE.read_text(), render(engine, scaling)))
+    results = (bench_engine.RESULT, bench_scaling.RESULT, bench_live.RESULT, soak_live.RESULT)
+    engine, scaling, live, soak = (json.loads(path.read_text()) for path in results)
+    PAGE.write_text(with_sections(PAGE.read_text(), render(engine, scaling, live, soak)))
     bench_scaling.DRAWING.write_text(bench_scaling.draw(scaling))
 
 
-def render(engine: dict[str, Any], scaling: dict[str, Any]) -> dict[str, str]:
+def render(
+    engine: dict[str, Any], scaling: dict[str, Any], live: dict[str, Any], soak: dict[str, Any]
+) -> dict[str, str]:
     """Markdown by section."""
-    return {"engine": render_engine(engine), "equality": render_equality(engine), "scaling": render_scaling(scaling)}
+    return {
+        "engine": render_engine(engine), "equality": render_equality(engine), "scaling": render_scaling(scaling),
+        "live": render_live(live, soak),
+    }  # fmt: skip
 
 
 def with_sections(page: str, sections: dict[str, str]) -> str:
@@ -109,6 +115,50 @@ def render_scaling(result: dict[str, Any]) -> str:
         )
     drawing = bench_scaling.DRAWING.name
     return "\n".join([*lines, "", f"![CPU seconds and peak memory against tokens, features and L0]({drawing})"])
+
+
+def render_live(result: dict[str, Any], soak: dict[str, Any]) -> str:
+    """Answers a second by callers, at the worker and over HTTP; then how it held up."""
+    lines = [
+        f"{_conditions(result)}",
+        "",
+        "| Model | what | tokens | forward alone | 1 caller, HTTP (p50) | over forward | worker, answers/s at 1, 8, 32 | gain "
+        "| HTTP, answers/s at 1, 8, 32 | gain | 32 callers, HTTP (p50, p99) |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for model, found in result["cases"].items():
+        for what, rows in found.items():
+            bare = rows.get("bare_forward_ms")
+            one, many = rows["http"]["1"], rows["http"]["32"]
+            cells = [
+                model,
+                what.replace("_", ", "),
+                f"{bare['n_tokens']:.0f}" if bare else "",
+                f"{bare['p50']:.1f} ms" if bare else "",
+                f"{one['p50']:.1f} ms",
+                f"{rows['overhead_ms']:.1f} ms" if bare else "",
+                *(cell for where in ("worker", "http") for cell in _gain(rows[where])),
+                f"{many['p50']:.0f} ms, {many['p99']:.0f} ms",
+            ]
+            lines.append(_row(cells))
+    memory = soak["memory_mb"]
+    times = ", ".join(f"{kind} {found['p50']:.0f} / {found['p95']:.0f}" for kind, found in soak["ms"].items())
+    statuses = ", ".join(f"{n:,} × {status}" for status, n in soak["statuses"].items())
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{soak['n_callers']} callers for {soak['minutes']:g} minutes beside a dashboard job ({soak['date']}): {statuses}. "
+            f"Milliseconds, p50 / p95: {times}. Memory grew by {memory['live']['grown']:.0f} MB in the live worker (to "
+            f"{memory['live']['late']:,.0f}) and {memory['web']['grown']:.0f} MB in the web server (to "
+            f"{memory['web']['late']:,.0f}) from the second fifth of the time to the last.",
+        ]
+    )
+
+
+def _gain(rows: dict[str, Any]) -> tuple[str, str]:
+    """Answers a second, and 32 callers' over one's."""
+    return ", ".join(f"{rows[n]['requests_per_s']:,.0f}" for n in ("1", "8", "32")), f"**{rows['gain']['32']:.1f} ×**"
 
 
 def _conditions(result: dict[str, Any]) -> str:

@@ -15,11 +15,12 @@ import uvicorn
 from playwright.sync_api import Browser, Page, sync_playwright
 from sqlalchemy.orm import Session
 
-from backend.services import catalog, events, features, filling, jobs
+from backend.formats import messages
+from backend.services import catalog, events, features, filling, inference, jobs
 from backend.settings import Settings
 from backend.web.app import create_app
 from backend.web.dependencies import db_session
-from tests.pages import samples
+from tests.pages import samples, scan_samples
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 FEATURE = f"/{samples.MODEL}/{samples.SOURCE}/12345"
@@ -91,6 +92,7 @@ def _serve_samples(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(catalog, "source", source)
     patch.setattr(catalog, "quality", lambda *_: samples.quality())
     patch.setattr(catalog, "model", lambda *_: samples.model())
+    patch.setattr(catalog, "sources_of", lambda *_: samples.model().sources)
     patch.setattr(catalog, "models", lambda *_: (samples.model(),))
     patch.setattr(jobs, "of_source", lambda _, model, source: _work.job if source.startswith("7") else None)
     patch.setattr(jobs, "get", lambda *_: _work.job)
@@ -98,6 +100,15 @@ def _serve_samples(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(catalog, "look", lambda *_: samples.look())
     patch.setattr(events, "newest", lambda *_: samples.log())
     patch.setattr(filling, "of_job", lambda *_: samples.so_far())
+    patch.setattr(inference, "places", lambda _, model, sources: inference.Places(model, "gpt2", 1024, {}))
+    patch.setattr(inference.Client, "check_worker", lambda *_: None)
+    patch.setattr(inference.Client, "ask", _answer)
+
+
+async def _answer(client: inference.Client, request: messages.Request, **_: object) -> messages.Reply:
+    """What a live worker would say."""
+    assert isinstance(request, messages.ScanRequest)
+    return scan_samples.reply()
 
 
 @pytest.fixture

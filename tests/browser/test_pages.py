@@ -14,7 +14,11 @@ pytestmark = pytest.mark.browser
 
 BUDGET_BYTES = 150 * 1024
 UNCOMPUTED = f"/{samples.MODEL}/7-res-jb"
-PATHS = ["/", f"/{samples.MODEL}", SOURCE, UNCOMPUTED, FEATURE, f"{SOURCE}/77", "/jobs", "/jobs/7", "/definitions"]
+SEARCH = f"/{samples.MODEL}/search"
+PATHS = [
+    "/", f"/{samples.MODEL}", SEARCH, SOURCE, UNCOMPUTED, FEATURE, f"{SOURCE}/77", f"{FEATURE}/scan",
+    f"{FEATURE}/scan?text=a&token=b", "/jobs", "/jobs/7", "/definitions",
+]  # fmt: skip
 
 
 @pytest.mark.usefixtures("work")

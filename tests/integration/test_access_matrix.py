@@ -68,9 +68,9 @@ change_by_address = _change(is_reachable)
 change_if_listed = _change(is_listed)
 
 
-def add_by_address(actor: str, kind: str) -> str:
+def add_if_listed(actor: str, kind: str) -> str:
     """Whoever sees it and is signed in may add to it."""
-    if not is_reachable(actor, kind):
+    if not is_listed(actor, kind):
         return HIDDEN
     return SIGN_IN if actor == "nobody" else PASSED
 
@@ -135,6 +135,8 @@ RULES: dict[str, Rule] = {
     "GET /steer/{run_id}": Rule(by_address),
     "GET /{model}": Rule(if_listed),
     "GET /{model}/steer": Rule(if_listed),
+    "GET /{model}/search": Rule(if_listed),
+    "GET /{model}/search/results": Rule(if_listed, query="text=x", statuses=LIVE),
     "GET /{model}/{source}": Rule(by_address),
     "POST /{model}/{source}/visibility": Rule(change_by_address, form={"visibility": "public"}),
     "GET /{model}/{source}/rerun": Rule(change_by_address),
@@ -145,9 +147,12 @@ RULES: dict[str, Rule] = {
     "GET /{model}/{source}/find": Rule(by_address, query="q=1"),
     "GET /{model}/{source}/index": Rule(by_address, query="feature=1"),
     "GET /{model}/{source}/{index}": Rule(by_address),
+    "GET /{model}/{source}/{index}/try": Rule(by_address, query="text=x", statuses=LIVE),
     "GET /{model}/{source}/{index}/activations": Rule(by_address),
     "GET /{model}/{source}/{index}/cofiring": Rule(by_address),
     "GET /{model}/{source}/{index}/pair/{other}": Rule(by_address),
+    "GET /{model}/{source}/{index}/scan": Rule(by_address),
+    "GET /{model}/{source}/{index}/scan.csv": Rule(by_address, query="text=x&token=y", statuses=LIVE),
     "GET /sign-in": Rule(everybody),
     "POST /sign-in": Rule(everybody, form={"name": "nobody", "password": "x"}, statuses=frozenset({401})),
     "POST /sign-out": Rule(everybody),
@@ -188,7 +193,20 @@ RULES: dict[str, Rule] = {
     "GET /api/jobs/{job_id}/events": Rule(if_listed),
     "POST /api/jobs/{job_id}/cancel": Rule(change_if_listed),
     "POST /api/jobs/{job_id}/retry": Rule(change_if_listed, statuses=frozenset({409})),
+    "POST /api/injection-scan": Rule(
+        by_address, json={"model": "{model}", "source": "{source}", "index": 1, "text": "x", "token": "y"}, statuses=LIVE
+    ),
     "POST /api/activation/new": Rule(by_address, json={"feature": FEATURE, "customText": "x"}, statuses=LIVE),
+    "POST /api/activation/source": Rule(
+        by_address, json={"modelId": "{model}", "source": "{source}", "customText": "x"}, statuses=LIVE
+    ),
+    "POST /api/search-all": Rule(
+        if_listed, json={"modelId": "{model}", "sourceSet": "{name}", "text": "x"}, statuses=LIVE
+    ),
+    "POST /api/search-topk-by-token": Rule(
+        by_address, json={"modelId": "{model}", "source": "{source}", "text": "x"}, statuses=LIVE
+    ),
+    "POST /api/cossim": Rule(by_address, json=FEATURE, statuses=LIVE),
     "POST /api/tokenize": Rule(if_listed, json={"modelId": "{model}", "prompt": "x"}, statuses=LIVE),
     "POST /api/steer": Rule(by_address, json=STEERING | {"prompt": "x"}, statuses=LIVE),
     "POST /api/steer-chat": Rule(
@@ -196,14 +214,14 @@ RULES: dict[str, Rule] = {
     ),
     "POST /api/steer-load": Rule(by_address, json={"steerOutputId": "{run_id}"}),
     "DELETE /api/steer/{run_id}": Rule(change_by_address),
-    "POST /api/steer/presets": Rule(by_address, json={"modelId": "{model}"}),
+    "POST /api/steer/presets": Rule(if_listed, json={"modelId": "{model}"}),
     "POST /api/vector/new": Rule(
-        add_by_address,
+        add_if_listed,
         json={"modelId": "{model}", "layerNumber": 1, "hookType": "hook_resid_post", "vector": [1.0] * 16},
     ),
-    "POST /api/vector/get": Rule(by_address, json=VECTOR),
+    "POST /api/vector/get": Rule(if_listed, json=VECTOR),
     "POST /api/vector/list-owned": Rule(signed_in),
-    "POST /api/vector/delete": Rule(change_by_address, json=VECTOR),
+    "POST /api/vector/delete": Rule(change_if_listed, json=VECTOR),
     "GET /api/uploads": Rule(everybody),
     "POST /api/uploads": Rule(signed_in, json={"files": [{"name": "a", "size": 1}]}),
     "POST /api/uploads/whole": Rule(signed_in, query="name=a", statuses=frozenset({422})),

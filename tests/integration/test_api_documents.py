@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from backend.web import schemas, steer_schemas
+from backend.web import live_schemas, scan_schemas, schemas, steer_schemas
 
 ROUTES = {
     ("get", "/api/feature/{model}/{source}/{index}"): "Feature",
@@ -45,6 +45,10 @@ ROUTES = {
     ("delete", "/api/tokens/{service}"): ["Token"],
     ("get", "/api/health"): "Health",
     ("post", "/api/activation/new"): "NewActivations",
+    ("post", "/api/activation/source"): "SourceActivations",
+    ("post", "/api/search-all"): "Search",
+    ("post", "/api/search-topk-by-token"): "TopByToken",
+    ("post", "/api/cossim"): "Cosines",
     ("post", "/api/tokenize"): "Tokens",
     ("post", "/api/steer"): "SteeredCompletion",
     ("post", "/api/steer-chat"): "SteeredChat",
@@ -55,12 +59,14 @@ ROUTES = {
     ("post", "/api/vector/get"): "VectorFound",
     ("post", "/api/vector/list-owned"): "VectorsOwned",
     ("post", "/api/vector/delete"): "VectorDeleted",
+    ("post", "/api/injection-scan"): "InjectionScan",
 }
 LISTS = ("/api/model/list", "/api/jobs", "/api/uploads", "/api/tokens", "/api/vector/list-owned")
 BODIES_OF_THEIR_OWN = {
     ("post", "/api/jobs"), ("post", "/api/uploads"), ("post", "/api/sources"), ("post", "/api/uploads/whole"),
     ("post", "/api/uploads/{upload_id}/complete"), ("put", "/api/tokens/{service}"),
     ("post", "/api/steer-chat"), ("post", "/api/steer-load"), ("post", "/api/vector/new"),
+    ("post", "/api/injection-scan"),
 }  # fmt: skip
 """They refuse the body below before they look for anything."""
 
@@ -99,8 +105,8 @@ def test_every_route_describes_its_refusals(document):
 
 
 def test_answers_have_no_defaults():
-    named = [*vars(schemas).values(), *vars(steer_schemas).values()]
-    answers = [each for each in named if isinstance(each, type) and issubclass(each, schemas.Answer)]
+    known = {**vars(schemas), **vars(live_schemas), **vars(steer_schemas), **vars(scan_schemas)}.values()
+    answers = [each for each in known if isinstance(each, type) and issubclass(each, schemas.Answer)]
     assert len(answers) > 40
     for answer in answers:
         assert issubclass(answer, BaseModel)
@@ -114,7 +120,8 @@ def test_every_route_refuses_what_is_not_there_in_one_shape(api, route):
     verb, path = route
     filled = re.sub(r"{(\w+)}", lambda match: "7" if match[1] in ("index", "other", "job_id") else "none", path)
     address = {"modelId": "none", "source": "none", "layer": "none", "index": 1}
-    full = {**address, "feature": address, "customText": "x", "prompt": "x", "visibility": "public"}
+    texts = {"customText": "x", "prompt": "x", "text": "x"}
+    full = {**address, **texts, "feature": address, "sourceSet": "none", "visibility": "public"}
     body = full if verb in ("post", "patch") else None
     response = api.request(verb, f"http://localhost{filled}", json=body)
     if response.status_code == 200:

@@ -19,7 +19,7 @@ from backend.db.session import transaction
 from backend.formats import messages
 from backend.services import inference
 from backend.settings import REPOSITORY
-from backend.web import schemas
+from backend.web import live_schemas, schemas
 from backend.web.app import create_app
 from tests import tiny
 from tests.site import Site
@@ -135,7 +135,7 @@ def test_values_are_those_the_dashboards_are_computed_from(hosted, client, kind)
     assert len(fires) > 5
     for index in (int(fires[0]), int(fires[-1]), 0):
         body = ask(client, f"1-{kind}", index, TEXT).json()
-        schemas.NewActivation.model_validate(body)
+        live_schemas.NewActivation.model_validate(body)
         assert body["tokens"] == tokens
         np.testing.assert_allclose(body["values"], dense[:, index], atol=1e-4)
         assert body["maxValue"] == max(body["values"]) == body["values"][body["maxValueTokenIndex"]]

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from backend import errors
+from backend.formats.messages import ScanReply
 from backend.services.access import NOBODY, OPERATOR
 from backend.services.activation_index import (
     ActivationPage,
@@ -32,10 +34,13 @@ from backend.web.pages import (
     look,
     models,
     rerun,
+    scan,
     sources,
 )
+from backend.web.pages.scan import ScanContext
 from backend.web.rendering import Renderer, Visitor
-from tests.pages import account_samples, samples, steering_samples
+from backend.web.scan_schemas import ScanQuery
+from tests.pages import account_samples, asking_samples, samples, scan_samples, steering_samples
 
 RANGE = ActivationQuery(low=2.5, high=5.0, page=2)
 ANNA = Visitor("anna", is_admin=False, has_accounts=True, form_token="f" * 64)
@@ -45,6 +50,7 @@ VISITORS = dict.fromkeys(("account", "new-key", "account-problem", "mine"), ANNA
 )
 """Who looks at a page, where it is not the operator."""
 FILTERED = FeatureQuery(sort="density", is_descending=True, min_density=0.0001, max_density=0.01, token=' "x')
+NO_WORKER = errors.UnavailableError("No live worker runs.", hint="`eyepiece up` starts one.")
 ORIGIN = "http://localhost:3000"
 
 
@@ -74,6 +80,11 @@ def pages() -> dict[str, tuple[str, Any]]:
         "range": ("pages/activations.html", activations.activations_context(samples.activations(RANGE, n_total=320))),
         "empty-range": ("pages/activations.html", activations.activations_context(_nothing(RANGE))),
         "dead-activations": ("pages/activations.html", activations.activations_context(_nothing(is_dead=True))),
+        "scan": ("pages/scan.html", _scan(scan_samples.reply())),
+        "scan-minus": ("pages/scan.html", _scan(scan_samples.reply(minus_token=" the", token="Brigade"))),
+        "scan-single": ("pages/scan.html", _scan(scan_samples.single())),
+        "scan-heads": ("pages/scan.html", _scan(scan_samples.with_heads())),
+        "scan-empty": ("pages/scan.html", scan.context(samples.feature(), ScanQuery(), None, NO_WORKER)),
         "cofiring": ("pages/cofiring.html", activations.cofiring_context(samples.cofiring())),
         "sampled": ("pages/cofiring.html", activations.cofiring_context(_sampled())),
         "none-cofiring": ("pages/cofiring.html", activations.cofiring_context(samples.cofiring(n_total=0, rows=()))),
@@ -131,6 +142,7 @@ def pages() -> dict[str, tuple[str, Any]]:
         "unlisted": ("pages/source.html", _source(every, n_total=120, visibility="unlisted")),
         **account_samples.pages(),
         **steering_samples.pages(),
+        **asking_samples.pages(),
         "error": (
             "pages/error.html",
             failures.ErrorContext("Not found", "No model 'x' is hosted.", (), "See home.", ""),
@@ -154,6 +166,10 @@ _VECTORS = {
     "name": "6-probes", "architecture": "vectors", "index_bytes": None,
     "config": {"labels": [f"probe {i}" for i in range(24_576)]},
 }  # fmt: skip
+
+
+def _scan(reply: ScanReply) -> ScanContext:
+    return scan.context(samples.feature(), scan_samples.ASKED, reply)
 
 
 def _source(query: FeatureQuery, *, n_total: int, **changes: object) -> sources.SourceContext:

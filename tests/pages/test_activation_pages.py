@@ -153,10 +153,11 @@ def test_a_source_shows_the_size_of_its_index_and_where_to_look_things_up(render
 def test_a_feature_leads_to_its_activations_only_where_they_are_kept(rendered, renderer):
     views = rendered("feature").one("nav", "views")
     assert [a["href"] for a in views.all("a")] == [
-        f"{BASE}/12345", f"{BASE}/12345/activations", f"{BASE}/12345/cofiring",
+        f"{BASE}/12345", f"{BASE}/12345/activations", f"{BASE}/12345/cofiring", f"{BASE}/12345/scan",
     ]  # fmt: skip
     bare = preview.features.context(samples.feature(source=samples.source(index_bytes=None)))
-    assert not dom.parse(renderer.html("pages/feature.html", bare)).all("nav", "views")
+    views = dom.parse(renderer.html("pages/feature.html", bare)).one("nav", "views")
+    assert [a["href"] for a in views.all("a")] == [f"{BASE}/12345", f"{BASE}/12345/scan"]
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_the_formula_knows_black_on_white():
 
 
 @BOTH
-@pytest.mark.parametrize("ink", ["ink", "muted", "activation-ink", "suppression-ink"])
+@pytest.mark.parametrize("ink", ["ink", "muted", "activation-ink", "suppression-ink", *(f"k{i}" for i in range(1, 9))])
 def test_text_is_readable_on_paper_and_sheet(palette, ink):
     assert contrast(palette[ink], palette["paper"]) >= AA_TEXT
     assert contrast(palette[ink], palette["sheet"]) >= AA_TEXT
@@ -101,6 +101,15 @@ def test_shades_step_evenly_and_can_be_told_apart(palette, name):
 def test_every_colour_can_be_shown(palette):
     for name, colour in palette.items():
         assert all(-0.003 <= channel <= 1.003 for channel in linear_rgb(colour)), name
+
+
+@BOTH
+def test_hues_of_clusters_can_be_told_apart(palette):
+    """The first four more easily: that many there are unless more are asked for."""
+    hues = [lab(palette[f"k{i}"]) for i in range(1, 9)]
+    distances = {(i, j): math.dist(hues[i], hues[j]) for j in range(8) for i in range(j)}
+    assert min(distances.values()) > 0.07
+    assert min(value for (_, j), value in distances.items() if j < 4) > 0.14
 
 
 def test_both_hues_differ_for_readers_who_confuse_red_and_green():

@@ -124,7 +124,7 @@ def test_names_follow_neuronpedia_s_rules() -> None:
     assert names.default_source_id(2, "jumprelu512") == "2-jumprelu512"
     assert names.default_source_id(2, "2-res-2k") == "2-res-2k"
     assert names.default_source_id(2, "my sae (new)") == "2-my-sae-new"
-    for bad in ("", "api", "steer", "a/b", "-x", "x" * 200):
+    for bad in ("", "api", "steer", "search", "a/b", "-x", "x" * 200):
         for what in ("model", "source"):  # pages lie below a model as sources do
             with pytest.raises(errors.InvalidInputError, match="cannot be the id"):
                 names.check_id(bad, what)

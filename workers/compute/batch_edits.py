@@ -10,7 +10,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from workers.compute.encoders import AnyEncoder
 from workers.compute.language_model import Capture, LanguageModel
 
 
+@runtime_checkable
 class _Round(Protocol):
     """At most one change for each row."""
 
@@ -114,7 +115,9 @@ class _Shifts:
         vectors[list(shifts), 0] = torch.stack([shift.vector for shift in shifts.values()])
         return cls(vectors)
 
-    def apply(self, x: Tensor, counts: Tensor) -> Tensor:
+    def apply(
+        self, x: Float[Tensor, "n context d_in"], counts: Bool[Tensor, "n context"]
+    ) -> Float[Tensor, "n context d_in"]:
         return x + self.vectors * counts[..., None]
 
 
@@ -139,7 +142,9 @@ class _Projections:
             limits[:, 1],
         )
 
-    def apply(self, x: Tensor, counts: Tensor) -> Tensor:
+    def apply(
+        self, x: Float[Tensor, "n context d_in"], counts: Bool[Tensor, "n context"]
+    ) -> Float[Tensor, "n context d_in"]:
         part = x[self.rows] @ self.read
         change = (part.clamp(self.low, self.high) - part) * counts[self.rows][..., None]
         return x.index_add(0, self.rows, change * self.write)
@@ -159,7 +164,14 @@ class _Tokens:
     """What was taken off."""
 
     @classmethod
-    def of(cls, rows: Tensor, x: Tensor, counts: Tensor, *, is_centred: bool) -> "_Tokens":
+    def of(
+        cls,
+        rows: Int64[Tensor, " m"],
+        x: Float[Tensor, "n context d_in"],
+        counts: Bool[Tensor, "n context"],
+        *,
+        is_centred: bool,
+    ) -> "_Tokens":
         """Those whose activations are finite: an overflow is left as it is, in its own row."""
         row, position = counts[rows].nonzero(as_tuple=True)
         found = x[rows[row], position]
@@ -199,7 +211,9 @@ class _Activations:
             each[0].capture.is_centred,
         )
 
-    def apply(self, x: Tensor, counts: Tensor) -> Tensor:
+    def apply(
+        self, x: Float[Tensor, "n context d_in"], counts: Bool[Tensor, "n context"]
+    ) -> Float[Tensor, "n context d_in"]:
         tokens = _Tokens.of(self.rows, x, counts, is_centred=self.is_centred)
         if len(tokens.row) == 0:
             return x
@@ -227,7 +241,9 @@ class _Splices:
         rows = torch.tensor(list(splices), device=first.encoder.sae.W_dec.device)
         return cls(rows, first.encoder, first.capture.is_centred)
 
-    def apply(self, x: Tensor, counts: Tensor) -> Tensor:
+    def apply(
+        self, x: Float[Tensor, "n context d_in"], counts: Bool[Tensor, "n context"]
+    ) -> Float[Tensor, "n context d_in"]:
         tokens = _Tokens.of(self.rows, x, counts, is_centred=self.is_centred)
         if len(tokens.row) == 0:
             return x

@@ -26,8 +26,7 @@ def of(sae: Sae, *, screen: ScreenName = "auto") -> AnyEncoder:
 
 
 def of_few(encoder: AnyEncoder, features: Sequence[int]) -> tuple[AnyEncoder, NDArray[np.int64]]:
-    """What encodes these features of a source to the same activations, with as little work as can be; and their numbers
-    there.
+    """What encodes these features to the same activations with as little work as can be, and their numbers there.
 
     Top-k needs all the others to tell which fire: there it is the encoder itself.
     """

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backend import errors
+from backend.formats.messages import Sampling
 from workers.compute import running_rows, sampling
 from workers.compute.language_model import LanguageModel
-from workers.compute.running_rows import PASS_TOKENS, CachedRows, Row
+from workers.compute.running_rows import PASS_TOKENS, Row
 from workers.compute.sampling import Choices, Drawn
 
 Ended = Literal["stop", "length"]
@@ -70,14 +71,10 @@ class Generation:
     def __init__(self, model: LanguageModel) -> None:
         """Tries the model out first, in a few short forward passes; raises `UnsupportedError` where it cannot generate."""
         self.model = model
-        self._running = running_rows.fitting(model)
+        self._running, self.uncached_because = running_rows.fitting(model)
+        """Why keys and values are not kept, which takes longer: what the architecture does not allow; empty where they are."""
         self._waiting: deque[Row] = deque()
         self._drawing = _Drawing()
-
-    @property
-    def is_cached(self) -> bool:
-        """Keys and values are kept, which is faster; some architectures do not allow it."""
-        return isinstance(self._running, CachedRows)
 
     @property
     def rows(self) -> list[Row]:
@@ -95,7 +92,7 @@ class Generation:
         return self._running.n_bytes
 
     def n_bytes_with(self, rows: Sequence[Row] = ()) -> int:
-        """What the keys and values of all rows can come to take at once, these as well; while rows join, up to twice that."""
+        """The most that the keys and values of all rows, these as well, come to take: every row as long as the longest."""
         every = [*self.rows, *rows]
         return self._running.n_bytes_of(len(every), max((self._longest(row) for row in every), default=0))
 
@@ -178,7 +175,7 @@ class _Drawing:
     """What drawing needs to know of the running rows, by row."""
 
     def __init__(self) -> None:
-        self._samplings: list[sampling.Sampling] = []
+        self._samplings: list[Sampling] = []
         self._choices = Choices.of([])
         self._generated = np.zeros((0, 0), np.int64)
         self.n_generated = np.zeros(0, np.int64)

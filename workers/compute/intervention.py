@@ -104,14 +104,12 @@ def passing(module: torch.nn.Module, replace: Callable[[Tensor], Tensor], *, is_
             return (replace(output[0]), *output[1:])
         return replace(output)
 
-    if is_input:
-        handle = module.register_forward_pre_hook(before, with_kwargs=True)
-    else:
-        handle = module.register_forward_hook(after)
-    try:
+    with contextlib.ExitStack() as handles:
+        if is_input:
+            handles.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+        else:
+            handles.callback(module.register_forward_hook(after).remove)
         yield
-    finally:
-        handle.remove()
 
 
 def _block_of(model: LanguageModel, capture: Capture) -> str:

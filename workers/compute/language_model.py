@@ -12,7 +12,7 @@ import contextlib
 import functools
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -69,6 +69,12 @@ class NormBeforeGain:
             x = x - x.mean(dim=-1, keepdim=True)
         return x * (x.square().mean(dim=-1, keepdim=True) + self.eps).rsqrt()
 
+    def scale(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n"]:
+        """What each x, less its mean under LayerNorm, is divided by."""
+        if self.is_layer_norm:
+            x = x - x.mean(dim=-1, keepdim=True)
+        return (x.square().mean(dim=-1) + self.eps).sqrt()
+
 
 class Taps:
     """Hooks on a model's modules that stay, and hand what passes to the forward pass of the thread that listens."""
@@ -90,10 +96,17 @@ class Taps:
                 self._installed.add(place)
 
     @contextlib.contextmanager
-    def listening(self, places: set[tuple[str, bool]]) -> Iterator[dict[tuple[str, bool], Tensor]]:
-        """What passes the places in this thread's next forward pass, which is stopped once all have been passed."""
+    def listening(
+        self, places: set[tuple[str, bool]], keep: Callable[[Tensor], Tensor] | None = None
+    ) -> Iterator[dict[tuple[str, bool], Tensor]]:
+        """What passes the places in this thread's next forward pass, which is stopped once all have been passed.
+
+        `keep` makes a copy of what is wanted of each; all of it is, if not given.
+        """
         caught: dict[tuple[str, bool], Tensor] = {}
-        self._of_thread.listener = (places, caught)
+        # later blocks may write into the residual stream in place
+        keep = keep or (torch.Tensor.detach if len(places) == 1 else torch.Tensor.clone)
+        self._of_thread.listener = (places, caught, keep)
         try:
             yield caught
         finally:
@@ -109,10 +122,8 @@ class Taps:
         listener = getattr(self._of_thread, "listener", None)
         if listener is None or place not in listener[0]:
             return
-        places, caught = listener
-        tensor = (value[0] if isinstance(value, tuple) else value).detach()
-        # later blocks may write into the residual stream in place
-        caught[place] = tensor if len(places) == 1 else tensor.clone()
+        places, caught, keep = listener
+        caught[place] = keep((value[0] if isinstance(value, tuple) else value).detach())
         if len(caught) == len(places):
             raise _StopForwardError
 
@@ -135,6 +146,11 @@ class LanguageModel:
         return int(self.bridge.cfg.n_layers)
 
     @property
+    def n_heads(self) -> int:
+        """Attention's query heads in a block."""
+        return int(self.bridge.cfg.n_heads)
+
+    @property
     def d_model(self) -> int:
         """Width of the residual stream."""
         return int(self.bridge.cfg.d_model)
@@ -154,8 +170,13 @@ class LanguageModel:
         """The final norm subtracts the mean (LayerNorm), rather than only scaling (RMSNorm)."""
         return isinstance(self._final_norm(), torch.nn.LayerNorm)
 
+    @property
+    def final_norm(self) -> str:
+        """Path of the norm before the unembedding."""
+        return str(self.bridge.adapter.component_mapping["ln_final"].name)
+
     def _final_norm(self) -> torch.nn.Module:
-        module: torch.nn.Module = self.model.get_submodule(self.bridge.adapter.component_mapping["ln_final"].name)
+        module: torch.nn.Module = self.model.get_submodule(self.final_norm)
         return module
 
     @property
@@ -255,17 +276,19 @@ def resolve(model: LanguageModel, hook_point: names.HookPoint, *, is_centred: bo
     for part in (match["path"] or "").split("."):
         if part:
             component = getattr(component, part)
-            module += f".{component.name}"
-    norm = _norm_before_gain(model, module) if hook_point.place.endswith("hook_normalized") else None
+            # OPT's MLP has a name in TransformerLens only: its layers are the block's own
+            module += f".{component.name}" if component.name else ""
+    norm = norm_before_gain(model, module) if hook_point.place.endswith("hook_normalized") else None
     return Capture(hook_point, module, match["end"] == "in", is_centred, norm)
 
 
-def _norm_before_gain(model: LanguageModel, module: str) -> NormBeforeGain:
+def norm_before_gain(model: LanguageModel, module: str) -> NormBeforeGain:
+    """The norm at `module` without gain and bias; raises `UnsupportedError` where it does not say its epsilon."""
     norm = model.model.get_submodule(module)
     eps = next((getattr(norm, name) for name in ("eps", "variance_epsilon") if hasattr(norm, name)), None)
     if eps is None:
         raise errors.UnsupportedError(
-            f"{type(norm).__name__} at {module} does not say its epsilon, which hook_normalized needs.",
+            f"{type(norm).__name__} at {module} does not say its epsilon, which is needed to read it without its gain.",
             hint="Use the norm's output (hook_out) or input (hook_in).",
         )
     return NormBeforeGain(float(eps), isinstance(norm, torch.nn.LayerNorm))
@@ -298,6 +321,19 @@ def _as_captured(capture: Capture, x: Tensor) -> Tensor:
     return x if capture.norm is None else capture.norm(x)
 
 
+@contextlib.contextmanager
+def reading(
+    model: LanguageModel, places: set[tuple[str, bool]], keep: Callable[[Tensor], Tensor]
+) -> Iterator[dict[tuple[str, bool], Tensor]]:
+    """What `keep` copies of each (module, is_input) in the forward pass inside the block, which stops at the last one.
+
+    A hook put on one of these modules inside the block comes after the reading of it.
+    """
+    model.taps.install(model.model, places)
+    with contextlib.suppress(_StopForwardError), model.taps.listening(places, keep) as caught:
+        yield caught
+
+
 def n_embeddings(model: LanguageModel) -> int:
     """Token ids the model can read: rows of its embedding, which padding makes differ from the tokenizer's."""
     return int(model.model.get_input_embeddings().num_embeddings)
@@ -315,7 +351,7 @@ def unembedding(model: LanguageModel) -> Float[Tensor, "d_model d_vocab"]:
     TransformerLens calls processed weights (`fold_ln`, `center_unembed`); its values are the oracle in tests.
     """
     norm = model._final_norm()
-    W_U: Tensor = model.model.get_output_embeddings().weight.detach().float().T * _gain(norm)[:, None]
+    W_U: Tensor = model.model.get_output_embeddings().weight.detach().float().T * gain_of(norm)[:, None]
     if model.is_layer_norm:
         W_U = W_U - W_U.mean(dim=0, keepdim=True)
     return W_U - W_U.mean(dim=1, keepdim=True)
@@ -330,11 +366,10 @@ def residual_map(model: LanguageModel, capture: Capture) -> Float[Tensor, "d_in 
     if place in ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out"):
         return None
     if place in ("attn.hook_z", "mlp.hook_post") and capture.is_input:
-        weight: Tensor = model.model.get_submodule(capture.module).weight.detach().float()
-        is_transposed = weight.shape[0] == width(model, capture) and weight.shape[1] == model.d_model
-        is_square = weight.shape[0] == weight.shape[1]
-        is_conv1d = type(model.model.get_submodule(capture.module)).__name__ == "Conv1D"
-        return weight if is_conv1d or (is_transposed and not is_square) else weight.T
+        module = model.model.get_submodule(capture.module)
+        weight: Tensor = module.weight.detach().float()
+        is_conv1d = type(module).__name__ == "Conv1D"  # GPT-2's: the weight of a Linear, transposed
+        return weight if is_conv1d else weight.T
     raise errors.UnsupportedError(f"{capture.hook_point} has no linear path to the logits.")
 
 
@@ -381,8 +416,8 @@ def _byte_table() -> dict[str, int]:
 _BYTE_OF = _byte_table()
 
 
-def _gain(norm: torch.nn.Module) -> Tensor:
-    """The gain of the final norm; for RMS norms found by probing, since some store it less one (Gemma)."""
+def gain_of(norm: torch.nn.Module) -> Float[Tensor, " d_model"]:
+    """The gain of a norm; for RMS norms found by probing, since some store it less one (Gemma)."""
     weight = cast(Tensor, norm.weight).detach().float()
     if isinstance(norm, torch.nn.LayerNorm):
         return weight
@@ -392,7 +427,7 @@ def _gain(norm: torch.nn.Module) -> Tensor:
     distances = [float((probe - candidate).abs().max()) for candidate in candidates]
     best = candidates[distances.index(min(distances))]
     if min(distances) > 0.02 * (1 + float(best.abs().max())):
-        raise errors.UnsupportedError(f"the final norm {type(norm).__name__} does not scale as an RMS norm does.")
+        raise errors.UnsupportedError(f"the norm {type(norm).__name__} does not scale as an RMS norm does.")
     return best
 
 

@@ -62,8 +62,9 @@ def stop_ids(model: LanguageModel, *, is_chat: bool) -> frozenset[int]:
         rendered = _rendered(
             model, [Turn(role="user", content="."), Turn(role="assistant", content=_MARK)], is_opened=False
         )
-        after = tokenise(rendered.rpartition(_MARK)[2], model.tokenizer, prepend_bos=False)
-        found.update([token for token in after if token in special_ids(model)][:1])
+        _, mark, after = rendered.rpartition(_MARK)
+        ids = tokenise(after, model.tokenizer, prepend_bos=False) if mark else []
+        found.update([token for token in ids if token in special_ids(model)][:1])
     return frozenset(found)
 
 

@@ -44,7 +44,7 @@ def reconstruct(
     )
     value = torch.from_numpy(firings.value).to(residuals.device)
     if directions is None:
-        fired, feature = feature.unique(return_inverse=True)
+        fired, feature = torch.unique(feature, return_inverse=True)
         directions = encoder.sae.directions(fired)
     order = row.argsort(stable=True)
     counts = torch.bincount(row, minlength=n)

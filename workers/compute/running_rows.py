@@ -126,11 +126,12 @@ class CachedRows(RunningRows):
     def join(self, rows: Sequence[Row]) -> Float[Tensor, "n d_vocab"]:
         """As `RunningRows.join`; the new rows alone are one forward pass."""
         lengths = np.array([len(row.prompt) for row in rows])
-        ids = np.zeros((len(rows), lengths.max()), np.int64)
-        ids[_is_text(lengths, lengths.max())] = np.concatenate([row.prompt for row in rows])
+        n_columns = int(lengths.max())
+        ids = np.zeros((len(rows), n_columns), np.int64)
+        ids[_is_text(lengths, n_columns)] = np.concatenate([row.prompt for row in rows])
         cache = KeyValueCache()
         logits = self._with_cache(rows, BatchEdits([row.changes for row in rows]), ids, lengths, cache)
-        if cache.n_columns != lengths.max():
+        if cache.n_columns != n_columns:
             raise ValueError("the model does not fill the cache it is given")
         if self._cache is None:
             self._cache, self.column_bytes = cache, cache.column_bytes
@@ -163,7 +164,7 @@ class CachedRows(RunningRows):
         return 0 if self._cache is None else self._cache.n_bytes
 
     def n_bytes_of(self, n_rows: int, n_tokens: int) -> int:
-        """As `RunningRows.n_bytes_of`, with the room; 0 before the first row."""
+        """As `RunningRows.n_bytes_of`, with the room; 0 as long as there was no row."""
         return n_rows * (n_tokens + ROOM) * self.column_bytes
 
     def _set(self, rows: list[Row], lengths: NDArray[np.int64]) -> None:
@@ -246,21 +247,27 @@ class WholeRows(RunningRows):
         return torch.stack([found[i] for i in which])
 
 
-def fitting(model: LanguageModel) -> RunningRows:
-    """Rows with a cache where a small batch of them gives the logits of each text alone, else without.
+def fitting(model: LanguageModel) -> tuple[RunningRows, str]:
+    """Rows with a cache where a small batch of them gives the logits of each text alone; else without, and why.
 
     Raises:
         UnsupportedError: Neither does.
     """
+    reasons = []
     for kind in (CachedRows, WholeRows):
+        running = kind(model)
         try:
-            error = _error(model, kind(model))
-        except _FAILURES:
+            error = _error(model, running)
+            running.keep(np.zeros(0, np.int64))
+        except _FAILURES as failure:
+            reasons.append(f"{type(failure).__name__}: {failure}")
             continue
         if error <= (TOLERANCE if model.model.dtype == torch.float32 else TOLERANCE_HALF):
-            return kind(model)
+            return running, "".join(reasons)
+        reasons.append(f"logits are off by {error:.2g} of their spread")
     raise errors.UnsupportedError(
-        f"{type(model.model).__name__} cannot generate here: texts in a batch do not get the logits they get alone."
+        f"{type(model.model).__name__} cannot generate here: texts in a batch do not get the logits they get alone.",
+        hint=f"With a cache: {reasons[0]}. Without: {reasons[1]}.",
     )
 
 

@@ -160,7 +160,8 @@ def _nucleus(weights: Float32[Tensor, "n d_vocab"], top_p: Float64[np.ndarray, "
 def _race(weights: Float32[Tensor, "n d_vocab"], keys: UInt64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
     if weights.device.type == "cpu":
         return sampling_kernels.first_to_arrive(weights.numpy(), keys)
-    return sampling_device.first_to_arrive(weights, keys).cpu().numpy()
+    drawn: NDArray[np.int64] = sampling_device.first_to_arrive(weights, keys).cpu().numpy()
+    return drawn
 
 
 def _largest(
@@ -184,4 +185,5 @@ def _keys(seed: UInt64[np.ndarray, " n"], step: Int64[np.ndarray, " n"]) -> UInt
 def _mixed_words(z: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(sampling_kernels.MIX_1)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(sampling_kernels.MIX_2)
-    return z ^ (z >> np.uint64(31))
+    mixed: NDArray[np.uint64] = z ^ (z >> np.uint64(31))
+    return mixed

@@ -22,6 +22,8 @@ class TextStream:
         """All that has been given out."""
         self._context = list(prompt[-_CONTEXT:])
         """Tokens whose text is out."""
+        self._n_before = len(self._decoded(self._context))
+        """Characters of theirs."""
         self._tokens: list[int] = []
         """Tokens since, the text of some of which may be out."""
         self._n_out = 0
@@ -35,6 +37,7 @@ class TextStream:
         added = self._out(complete)
         if complete == whole and whole:
             self._context, self._tokens, self._n_out = self._tokens, [], 0
+            self._n_before = len(self._decoded(self._context))
         return added
 
     def end(self) -> str:
@@ -44,8 +47,7 @@ class TextStream:
         return self._out(complete if complete == whole else complete + _INCOMPLETE)
 
     def _new(self) -> str:
-        before = self._decoded(self._context)
-        return self._decoded(self._context + self._tokens)[len(before) :]
+        return self._decoded(self._context + self._tokens)[self._n_before :]
 
     def _out(self, text: str) -> str:
         added = text[self._n_out :]

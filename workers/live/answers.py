@@ -25,7 +25,7 @@ from backend.formats.messages import (
     numbers,
 )
 from workers import runtime
-from workers.compute import cosines, text_activations
+from workers.compute import cosines, text_activations, text_search
 from workers.compute.text_activations import TextFirings
 from workers.live.resident import LoadedModel, LoadedSource, Ready, Residents
 
@@ -162,13 +162,15 @@ def _reduced(text: Text, found: list[TextFirings], residents: Residents) -> _Tex
             if request.is_bos_ignored:
                 found = [each.at(counts) for each in found]
             found = [_sparse(each, text, name, residents) for each, name in zip(found, text.sources, strict=True)]
-            ranked = text_activations.rank(
-                found, len(tokens), sort_positions=request.sort_positions, n_results=request.n_results
-            )
+            ranked = text_search.best(
+                found, len(tokens), best_of=request.best_of, sort_positions=request.sort_positions,
+                n_results=request.n_results,
+            )  # fmt: skip
             shown_rows = zip(ranked.source.tolist(), ranked.feature.tolist(), ranked.values, strict=True)
             return messages.TextSearch(
                 tokens,
                 tuple(messages.Found(text.sources[source], index, numbers(row)) for source, index, row in shown_rows),
+                tuple(token in special for token in text.ids),
             )
         case TopByTokenRequest():
             each = found[0].at(counts) if request.is_bos_ignored else found[0]

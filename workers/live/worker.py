@@ -25,7 +25,7 @@ from backend.formats import messages
 from backend.formats.messages import Reply, Request
 from backend.services import inference
 from backend.settings import Settings
-from workers.live import answers
+from workers.live import answers, scanning
 from workers.live.resident import Ready, Residents
 from workers.live.steering import Steering
 
@@ -150,7 +150,9 @@ class LiveWorker:
                         if not self.steering.start(request, ready):
                             self._parked.append(request)
                     case messages.ScanRequest():
-                        raise errors.UnsupportedError("not yet")
+                        source = ready.sources[request.push.source].loaded if request.push.source else None
+                        scan = scanning.answer(ready.model.model, ready.model.vocabulary, source, request)
+                        self._reply(request, scan)
                     case _:
                         texts.append((request, ready))
         if texts:

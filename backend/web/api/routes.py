@@ -14,6 +14,8 @@ from backend.web.api import (
     live,
     looks,
     removal,
+    scan,
+    search,
     steer,
     uploads,
     vectors,
@@ -33,6 +35,8 @@ router.include_router(jobs.router)
 router.include_router(live.router)
 router.include_router(steer.router)
 router.include_router(vectors.router)
+router.include_router(search.router)
+router.include_router(scan.router)
 router.include_router(uploads.router)
 router.include_router(hosting.router)
 router.include_router(corpora.router)

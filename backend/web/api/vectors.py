@@ -38,9 +38,10 @@ def add(request: Request, session: DbSession, asked: steer_schemas.NewVector) ->
 async def get(request: Request, asked: steer_schemas.VectorAddress) -> Row:
     """A vector of somebody's own; of a feature its decoder row, at unit norm, where Neuronpedia sends its encoder's."""
     ref = FeatureRef(asked.modelId, asked.source, asked.index)
-    own, found, strength = await to_thread.run_sync(_find, request, ref)
-    if own is not None:
-        return {"vector": steer_rows.vector(own)}
+    known = await to_thread.run_sync(_find, request, ref)
+    if isinstance(known, vectors.VectorView):
+        return {"vector": steer_rows.vector(known)}
+    found, strength = known
     client: inference.Client = request.app.state.live
     question = messages.DirectionRequest(**client.header(found), source=ref.source, index=ref.index)
     answer = cast(messages.DirectionReply, await client.ask(question, has_left=request.is_disconnected))
@@ -62,16 +63,16 @@ def delete(session: DbSession, asked: steer_schemas.VectorAddress) -> steer_sche
     return steer_schemas.VectorDeleted(message="Success")
 
 
-def _find(request: Request, ref: FeatureRef) -> tuple[vectors.VectorView | None, inference.Places, float]:
+def _find(request: Request, ref: FeatureRef) -> vectors.VectorView | tuple[inference.Places, float]:
     """The vector, or where a feature lies and a strength that shows; raises `NotFoundError`, or without a live worker."""
     with transaction(request) as session:
         own = vectors.named(session, ref.model, {(ref.source, ref.index)})
-        found = inference.places(session, ref.model, () if own else (ref.source,))
         if own:
-            return own[ref.source, ref.index], found, 0.0
+            return own[ref.source, ref.index]
+        found = inference.places(session, ref.model, (ref.source,))
         place = found.sources[ref.source]
         live.check_index(place, ref)
         request.app.state.live.check_worker(session)
         key = (place.revision_id or 0, ref.index)
         greatest = steering.max_activations(session, {key}).get(key, 0.0)
-        return None, found, greatest or neuronpedia.DEFAULT_STEER_STRENGTH
+        return found, greatest or neuronpedia.DEFAULT_STEER_STRENGTH

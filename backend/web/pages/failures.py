@@ -59,7 +59,7 @@ def respond(request: Request, error: Exception) -> Response:
         told: dict[str, object] = {"error": text, "message": text}
         if isinstance(error, errors.ProblemsError):
             told["problems"] = list(map(_sendable, error.problems))
-        return JSONResponse(told, status, headers=_headers(error))
+        return JSONResponse(told, status, headers=headers(error))
     if status == 401 and request.method == "GET" and callers.api_key(request.headers) is None:
         return RedirectResponse(links.sign_in_url(rendering.visitor_of(request).path), 303)
     request_id = getattr(request.state, "request_id", "") if status == 500 else ""
@@ -69,7 +69,7 @@ def respond(request: Request, error: Exception) -> Response:
         problems = tuple(map(_sendable, error.problems))
     page = ErrorContext(_TITLES.get(status, "That did not work"), message, problems, hint, request_id)
     response = rendering.respond(request, "pages/error.html", page, status=status)
-    response.headers.update(_headers(error))
+    response.headers.update(headers(error))
     return response
 
 
@@ -78,7 +78,7 @@ def _sendable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _headers(error: Exception) -> dict[str, str]:
+def headers(error: Exception) -> dict[str, str]:
     """What programs read of an error besides its words."""
     match error:
         case errors.BusyError():

@@ -1,6 +1,6 @@
 """A feature's page, and the ways that lead to one: at random, by index, by token."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -12,7 +12,7 @@ from backend.services import catalog, features
 from backend.services.features import FeatureQuery, FeatureView, GroupView
 from backend.web import charts, concordance, links, numerals, rendering
 from backend.web.dependencies import DbSession
-from backend.web.pages import steering
+from backend.web.pages import steering, trying
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
@@ -55,6 +55,8 @@ class FeatureContext:
     """By magnitude, of the tokens listed; bars are drawn against it."""
     steer_url: str
     """Where the model is steered with this feature."""
+    texts: tuple[str, ...] = ()
+    """The reader's own, which the page asks about once it is there."""
 
 
 @router.get("/{model}/{source}/random")
@@ -72,10 +74,13 @@ def find(session: DbSession, model: str, source: str, q: str = "") -> RedirectRe
 
 
 @router.get("/{model}/{source}/{index:int}")
-def show(request: Request, session: DbSession, model: str, source: str, index: int) -> HTMLResponse:
-    """The dashboard."""
+def show(
+    request: Request, session: DbSession, model: str, source: str, index: int, text: trying.Texts = ()
+) -> HTMLResponse:
+    """The dashboard, with room for what the live worker will say of the texts."""
     view = features.get(session, names.FeatureRef(model, source, index))
-    return rendering.respond(request, "pages/feature.html", context(view))
+    page = replace(context(view), texts=trying.read(text))
+    return rendering.respond(request, "pages/feature.html", page)
 
 
 def found_url(source: catalog.SourceView, text: str) -> str:

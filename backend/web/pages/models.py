@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from backend.services import catalog, jobs
 from backend.services.catalog import ModelView, SourceView
 from backend.services.progress import JobView
-from backend.web import rendering
+from backend.web import links, rendering, text_query
 from backend.web.dependencies import DbSession
 from backend.web.pages import home
 
@@ -28,8 +28,11 @@ class ModelContext:
 
 
 @router.get("/{model}")
-def show(request: Request, session: DbSession, model: str) -> HTMLResponse:
-    """The model."""
+def show(request: Request, session: DbSession, model: str) -> Response:
+    """The model; where the address is one of Neuronpedia's searches by text, leads to that search."""
+    if "q" in request.query_params:
+        query = text_query.of_neuronpedia(request.query_params)
+        return RedirectResponse(links.text_search_url(model, query), 303)
     page = context(catalog.model(session, model), jobs.latest(session))
     return rendering.respond(request, "pages/model.html", page)
 

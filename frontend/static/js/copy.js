@@ -4,10 +4,17 @@ const SAID_MS = 1500;
 
 export function start(button) {
   const source = document.getElementById(button.getAttribute("aria-controls"));
-  const label = button.textContent;
-  button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(source.textContent.trim());
-    button.textContent = "Copied";
-    setTimeout(() => (button.textContent = label), SAID_MS);
+  copies(button, () => source.textContent.trim());
+}
+
+/* A click copies what `text` gives. Where the browser lends pages no clipboard, as over plain HTTP, a link stays one. */
+export function copies(element, text) {
+  const label = element.textContent;
+  element.addEventListener("click", async (event) => {
+    if (!navigator.clipboard) return;
+    event.preventDefault();
+    await navigator.clipboard.writeText(text());
+    element.textContent = "Copied";
+    setTimeout(() => (element.textContent = label), SAID_MS);
   });
 }

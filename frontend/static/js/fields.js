@@ -19,3 +19,16 @@ export function named({ place, neurons }) {
 function filled(form, selector, read) {
   return Object.fromEntries([...form.querySelectorAll(selector)].filter((each) => each.value.trim() && !each.closest("[hidden]")).map(read));
 }
+
+/* Enter sends a form's text field and Shift+Enter begins a new line in it; not while an input method composes. */
+export function submits(form, field, send) {
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    send();
+  });
+  field.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    form.requestSubmit();
+  });
+}

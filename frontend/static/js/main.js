@@ -5,12 +5,15 @@ import { start as copy } from "./copy.js";
 import { start as keys } from "./keys.js";
 import { start as progress } from "./progress.js";
 import { start as readout } from "./readout.js";
+import { start as scan } from "./scan.js";
+import { start as searching } from "./searching.js";
 import { start as steer } from "./steer.js";
 import { start as tokens } from "./steer_readout.js";
 import { start as theme } from "./theme.js";
+import { start as trying } from "./trying.js";
 import { start as whitespace } from "./whitespace.js";
 
-const controllers = { adding, copy, keys, progress, readout, steer, theme, tokens, whitespace };
+const controllers = { adding, copy, keys, progress, readout, scan, searching, steer, theme, tokens, trying, whitespace };
 
 for (const element of document.querySelectorAll("[data-controller]"))
   for (const name of element.dataset.controller.split(" ")) controllers[name](element);

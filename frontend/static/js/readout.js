@@ -5,17 +5,17 @@ export function start(section) {
   const output = section.querySelector("[data-readout]");
   const caret = section.querySelector(".caret");
   const width = Number(section.querySelector(".legend").dataset.width);
-  const maximum = Number(section.dataset.maximum);
-  const minimum = Number(section.dataset.minimum ?? 0);
   const zero = section.dataset.minimum === undefined ? 0 : width / 2; // a signed feature's scale has its zero in the middle
   const tip = section.appendChild(document.createElement("div"));
   tip.className = "tip";
   tip.ariaHidden = "true"; // the readout says it
   let current = null;
 
-  for (const mark of section.querySelectorAll("mark[title]")) {
-    mark.dataset.value = mark.title; // the browser's own tooltip would come late and cover the text
-    mark.removeAttribute("title");
+  function prepare(part) {
+    for (const mark of part.querySelectorAll("mark[title]")) {
+      mark.dataset.value = mark.title; // the browser's own tooltip would come late and cover the text
+      mark.removeAttribute("title");
+    }
   }
 
   function read(mark) {
@@ -26,14 +26,20 @@ export function start(section) {
     if (!mark) return output.replaceChildren();
     mark.classList.add("is-read");
     const value = Number(mark.dataset.value.replace("−", "-"));
-    const share = Math.min(1, value < 0 ? value / minimum : value / maximum);
-    const x = value < 0 ? zero * (1 - share) : zero + share * (width - zero);
+    const own = mark.closest("[data-maximum]").dataset; // a line may be of another feature than the rest
+    const share = value < 0 ? value / Number(own.minimum) : value / Number(own.maximum);
+    const x = Math.min(1, share) * (value < 0 ? -zero : width - zero) + zero;
     caret.setAttribute("transform", `translate(${Math.round(x)} 0)`);
     place(tip, mark);
     const token = mark.textContent.replaceAll(" ", "·").trimEnd();
     output.replaceChildren(part("b", mark.dataset.value), " ", part("span", `${Math.round(100 * share)}% of ${value < 0 ? "min" : "max"}`, "small"), " ", part("span", token, "token"));
   }
 
+  prepare(section);
+  section.addEventListener("shown", (event) => {
+    if (current && !current.isConnected) read(null);
+    prepare(event.target);
+  });
   section.addEventListener("pointerover", (event) => {
     const mark = event.target.closest("mark");
     if (mark) read(mark);

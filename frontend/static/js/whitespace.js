@@ -19,10 +19,19 @@ export function start(box) {
     localStorage.setItem(KEY, box.checked ? "1" : "");
     apply();
   });
+  section.addEventListener("shown", () => box.checked && apply());
   if (localStorage.getItem(KEY)) {
     box.checked = true;
     apply();
   }
+}
+
+/* The text of an element as it was before its spaces were shown, without the signs that stand for line breaks. */
+export function original(element) {
+  const walker = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
+  let text = "";
+  while (walker.nextNode()) if (!walker.currentNode.parentElement.closest("i")) text += walker.currentNode.spaced ?? walker.currentNode.data;
+  return text;
 }
 
 function* texts(section) {

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.bench import bench_engine, bench_scaling, render
+from tests.bench import bench_engine, bench_live, bench_scaling, render, soak_live
 from tests.bench.equality import Reason
 
 MACHINE: dict[str, Any] = {
@@ -45,8 +45,9 @@ def committed(path):
 def test_page_and_drawing_show_the_committed_results() -> None:
     """Run `python -m tests.bench.render` when this fails."""
     engine, scaling = committed(bench_engine.RESULT), committed(bench_scaling.RESULT)
+    live, soak = committed(bench_live.RESULT), committed(soak_live.RESULT)
     page = render.PAGE.read_text()
-    assert page == render.with_sections(page, render.render(engine, scaling))
+    assert page == render.with_sections(page, render.render(engine, scaling, live, soak))
     assert bench_scaling.DRAWING.read_text() == bench_scaling.draw(scaling)
 
 
@@ -86,6 +87,35 @@ def test_the_ends_of_an_axis_and_the_drawing_are_shown() -> None:
     rendered = render.render_scaling(result)
     assert "| features | 4,096 | 65,536 | 4.1 to 65.5 | 3% | 1.00 GB to 1.00 GB | 3% |" in rendered
     assert "(scaling.svg)" in rendered
+
+
+def test_answers_a_second_and_what_callers_gain_are_shown() -> None:
+    def series(*rates: float) -> dict[str, Any]:
+        measured = zip((1, 8, 32), rates, strict=True)
+        rows = {str(n): {"p50": 7.25, "p95": 8.0, "p99": 99.6, "requests_per_s": rate} for n, rate in measured}
+        return rows | {"gain": {"8": rates[1] / rates[0], "32": rates[2] / rates[0]}}
+
+    search = {
+        "worker": series(100, 300, 512.4), "http": series(80, 200, 320), "overhead_ms": 4.14,
+        "bare_forward_ms": {"p50": 3.1, "p95": 4.0, "p99": 5.0, "n_tokens": 22.0},
+    }  # fmt: skip
+    steer = {"worker": series(2, 10, 20), "http": series(2, 9, 18)}
+    soak = MACHINE | {
+        "minutes": 10.0, "n_callers": 32, "statuses": {"search 200": 1234, "search 429": 5},
+        "ms": {"page": {"p50": 12.0, "p95": 45.0, "p99": 80.0}},
+        "memory_mb": {"live": {"late": 1024.0, "grown": 1.2}, "web": {"late": 200.0, "grown": -0.4}},
+    }  # fmt: skip
+    rendered = render.render_live(MACHINE | {"cases": {"demo": {"search_short": search, "steer": steer}}}, soak)
+    assert (
+        "| demo | search, short | 22 | 3.1 ms | 7.2 ms | 4.1 ms | 100, 300, 512 | **5.1 ×** | 80, 200, 320 | **4.0 ×** "
+        "| 7 ms, 100 ms |" in rendered
+    )
+    assert (
+        "| demo | steer |  |  | 7.2 ms |  | 2, 10, 20 | **10.0 ×** | 2, 9, 18 | **9.0 ×** | 7 ms, 100 ms |" in rendered
+    )
+    assert "32 callers for 10 minutes" in rendered
+    assert "1,234 × search 200, 5 × search 429" in rendered
+    assert "page 12 / 45" in rendered
 
 
 def test_only_the_lines_between_the_markers_change() -> None:

@@ -1,5 +1,7 @@
 """Replacing activations, against TransformerLens's hooks and against what must come of it by hand."""
 
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,50 @@ def test_hooks_are_gone_afterwards_even_after_an_error(folder: Path) -> None:
             intervention.run_with(model, capture, tokens_of(), lambda x: x / (1 // 0))
     with torch.inference_mode():
         assert torch.equal(model.model(input_ids=tokens_of()).logits, before)
+
+
+def test_another_threads_forward_pass_is_left_alone(folder: Path) -> None:
+    model = load(folder)
+    with torch.inference_mode():
+        expected = model.model(input_ids=tokens_of()).logits
+    shape = torch.Size((2, 5))
+    with contextlib.ExitStack() as hooks, ThreadPoolExecutor(1) as other:
+        for place in ("hook_resid_mid", "hook_resid_post", "attn.hook_z"):
+            capture = language_model.resolve(model, names.HookPoint(1, place))
+            hooks.enter_context(intervention.replaced(model, capture, shape, torch.zeros_like))
+
+        def forward() -> torch.Tensor:
+            with torch.inference_mode():
+                return model.model(input_ids=tokens_of()).logits
+
+        assert torch.equal(other.submit(forward).result(), expected)
+
+
+def test_several_places_are_replaced_in_one_forward_pass(folder: Path) -> None:
+    model = load(folder)
+    with contextlib.ExitStack() as hooks, torch.inference_mode():
+        for place in ("hook_resid_mid", "hook_mlp_out", "hook_resid_post"):
+            capture = language_model.resolve(model, names.HookPoint(1, place))
+            hooks.enter_context(intervention.replaced(model, capture, tokens_of().shape, lambda x: x + 1.5))
+        found = model.model(input_ids=tokens_of()).logits
+    once = intervention.run_with(
+        model, language_model.resolve(model, names.HookPoint(1, "hook_resid_post")), tokens_of(), lambda x: x
+    )
+    assert not torch.allclose(found, once)
+    mid = language_model.residuals(
+        model, language_model.resolve(model, names.HookPoint(1, "hook_resid_mid")), tokens_of()
+    )
+
+    def all_three(x: torch.Tensor) -> torch.Tensor:
+        """The MLP of what it reads, shifted, is what is new in the block's output."""
+        block = model.model.get_submodule(f"{model.bridge.adapter.component_mapping['blocks'].name}.1")
+        norm, mlp = (block.ln_2, block.mlp) if hasattr(block, "ln_2") else (block.post_attention_layernorm, block.mlp)
+        return mid + 1.5 + mlp(norm(mid + 1.5)) + 1.5 + 1.5
+
+    expected = intervention.run_with(
+        model, language_model.resolve(model, names.HookPoint(1, "hook_resid_post")), tokens_of(), all_three
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_centred_vectors_are_edited_and_their_means_put_back(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -199,9 +200,59 @@ def test_features_from_an_offset_are_what_each_is_alone(session, made, offset, n
 
 def test_features_from_an_offset_cost_four_statements(session, made):
     get(session, RICH)
-    for offset in (0, 2, 9):
+    for offset, n in ((0, 4), (2, 4), (9, 2)):
         with statements(session.connection()) as seen:
             features.offset(session, MODEL, SOURCE, offset)
+        assert len(seen) == n
+
+
+# Several features of several sources
+
+
+def refs(*given, model=MODEL):
+    return [FeatureRef(model, source, index) for source, index in given]
+
+
+def as_shown_first(view):
+    """As alone, but with one context, and without the features beside it."""
+    top = [replace(group, examples=group.examples[:1], low=group.examples[0].max_value) for group in view.groups[:1]]
+    return replace(view, groups=tuple(top), previous_index=None, next_index=None)
+
+
+def test_several_features_are_what_each_is_alone_with_its_first_contexts(session, made):
+    views = features.several(session, refs(*((SOURCE, index) for index in (LAST, DEAD, RICH, SINGLE, NO_LENS))))
+    assert [view.index for view in views] == [LAST, DEAD, RICH, SINGLE, NO_LENS]
+    assert [repr(view) for view in views] == [repr(as_shown_first(get(session, view.index))) for view in views]
+    [three] = features.several(session, refs((SOURCE, RICH)), n_examples=3)
+    assert three.groups[0].examples == get(session, RICH).groups[0].examples[:3]
+    [none] = features.several(session, refs((SOURCE, RICH)), n_examples=0)
+    assert none.groups == ()
+
+
+def test_several_features_may_be_of_several_sources_and_corpora(session, made):
+    other = hosted.add_source(session, source="3-other")
+    with_first = hosted.add_corpus(session, MODEL, hosted.add_vocabulary(session, TEXTS[::-1]), is_first_masked=False)
+    revision = hosted.add_revision(session, other, with_first)
+    hosted.add_feature(session, revision, hosted.every_kind(with_first=True)[RICH])
+    found = features.several(session, refs(("3-other", RICH), (SOURCE, RICH), ("3-other", LAST), (SOURCE, RICH)))
+    alone = [features.get(session, FeatureRef(MODEL, source, RICH)) for source in ("3-other", SOURCE)]
+    assert [None if view is None else view.source.name for view in found] == ["3-other", SOURCE, None, SOURCE]
+    assert [repr(view) for view in found[:2]] == [repr(as_shown_first(view)) for view in alone]
+
+
+def test_what_has_no_dashboard_is_none_among_several(session, made):
+    hosted.add_source(session, source="3-other")
+    asked = refs((SOURCE, 99), (SOURCE, RICH), ("3-other", RICH), ("none", 1)) + refs((SOURCE, 1), model="none")
+    found = features.several(session, asked)
+    assert [view is None for view in found] == [True, False, True, True, True]
+    assert features.several(session, []) == ()
+
+
+def test_several_features_cost_four_statements(session, made):
+    get(session, RICH)
+    for indexes in ((RICH,), (RICH, SINGLE, NO_LENS, LAST)):
+        with statements(session.connection()) as seen:
+            features.several(session, refs(*((SOURCE, index) for index in indexes)))
         assert len(seen) == 4
 
 

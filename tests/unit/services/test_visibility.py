@@ -187,7 +187,7 @@ def test_runs_are_seen_by_who_sees_their_sources(session, steered, who):
 
 def test_vectors_are_listed_to_their_owner_and_found_by_who_sees_the_model(session, steered, who):
     assert set(session.scalars(select(Vector.label))) == (set(KINDS) if who in ("owner", "admin") else set())
-    assert set(session.scalars(visibility.addressed(select(Vector.label)))) == BY_ADDRESS[who]
+    assert set(session.scalars(visibility.addressed(select(Vector.label)))) == IN_LISTS[who]
 
 
 def test_a_run_needs_all_of_its_sources_and_one_without_any_its_model(session, viewers, steered):
