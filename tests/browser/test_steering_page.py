@@ -301,6 +301,7 @@ def test_the_address_says_what_is_chosen_and_brings_it_back(open_page: Open, pee
     page.get_by_label(f"How {LAST} is pushed").select_option("ablate")
     expect(page.get_by_label(f"Strength of {LAST}", exact=True)).to_be_disabled()
     page.get_by_text("Sampling").click()
+    expect(page.get_by_label("push at the special tokens")).to_be_hidden()  # there are none in a text
     page.get_by_label("frequency penalty").fill("0.5")
     page.get_by_label("Text", exact=True).fill("A & B?")
     page.get_by_label("seed").fill("12")

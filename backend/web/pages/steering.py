@@ -196,7 +196,7 @@ def show(request: Request, session: DbSession, model: str, asked: Annotated[Aske
         rows=features.named(session, [each.ref for each in chosen]),
         vectors=vectors.named(session, model, {(each.ref.source, each.ref.index) for each in chosen}),
         own=vectors.owned(session, model=model),
-        presets=() if chosen else steer_presets.of_model(session, model).presets,
+        presets=() if chosen or facts not in models else steer_presets.of_model(session, model).presets,
         is_live=inference.is_worker_alive(session, heartbeat_s=settings.heartbeat_s),
     )
     return rendering.respond(request, "pages/steer.html", context(facts, known, asked))

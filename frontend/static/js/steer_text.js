@@ -24,6 +24,7 @@ export class Texts {
 
   clear() {
     for (const side of Object.values(this.sides)) side.element.replaceChildren();
+    this.section.style.removeProperty("--lines");
   }
 
   /* Room for the whole text is made at once, so nothing moves while it is written. */
@@ -42,6 +43,7 @@ export class Texts {
 
   takeBack() {
     for (const side of Object.values(this.sides)) side.takeBack();
+    if (!this.sides.default.element.children.length) this.clear();
   }
 
   show(event) {

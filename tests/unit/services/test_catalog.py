@@ -49,6 +49,16 @@ def test_a_source_that_is_not_hosted_is_not_found(session, model, source):
         catalog.source(session, model, source)
 
 
+def test_sources_that_are_named_are_found_in_one_statement(session):
+    hosted.host(session)
+    hosted.add_source(session, source="1-other")
+    with statements(session.connection()) as seen:
+        found = catalog.sources_named(session, MODEL, {SOURCE, "1-other", "9-none", "\0"})
+    assert len(seen) == 1
+    assert found == (catalog.source(session, MODEL, "1-other"), catalog.source(session, MODEL, SOURCE))
+    assert catalog.sources_named(session, MODEL, ()) == catalog.sources_named(session, "none", {SOURCE}) == ()
+
+
 def test_models_come_by_id_with_their_sources_by_layer_and_name(session):
     hosted.host(session, model="b")
     catalog.add_model(session, "a", "/a")

@@ -392,6 +392,17 @@ def test_the_table_costs_two_statements(session, made):
         assert len(seen) == 2
 
 
+def test_features_that_are_named_are_as_the_table_has_them(session, made):
+    wanted = [FeatureRef(MODEL, SOURCE, index) for index in (RICH, DEAD, 99)] + [FeatureRef(MODEL, "9-none", 1)]
+    with statements(session.connection()) as seen:
+        found = features.named(session, wanted)
+    assert len(seen) == 1
+    assert found.keys() == set(wanted[:2])
+    assert found[wanted[0]] == browse(session, with_dead=True).rows[RICH]
+    assert found[wanted[1]].max_activation == 0
+    assert features.named(session, []) == {}
+
+
 def test_vocabulary_ids_are_not_reused(session, made):
     # The process-wide cache of texts rests on it.
     last = session.execute(select(Vocabulary.id)).scalars().all()[-1]
