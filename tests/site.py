@@ -27,7 +27,7 @@ from backend.settings import REPOSITORY, Settings
 from tests import tiny
 from tests.nursery import Forked, Nursery
 
-DEADLINE_S = 120
+DEADLINE_S = 300
 D_SAE = {0: 300, 1: 64, 2: 600}
 """By layer: two, one and three ranges of features."""
 

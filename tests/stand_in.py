@@ -21,7 +21,7 @@ from backend.formats.messages import Alternative, Generated, GeneratedToken, Rep
 from backend.services import inference
 
 POLL_S = 0.02
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 FOR_EVER = "2100-01-01T00:00:00Z"
 
 Script = Callable[[Request], Iterable[Reply]]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from sqlalchemy.orm import Session
 
 from backend.formats import messages
@@ -22,6 +22,7 @@ from backend.web.app import create_app
 from backend.web.dependencies import db_session
 from tests.pages import samples, scan_samples
 
+expect.set_options(timeout=60_000)  # a busy machine makes no test fail
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 FEATURE = f"/{samples.MODEL}/{samples.SOURCE}/12345"
 SOURCE = f"/{samples.MODEL}/{samples.SOURCE}"

@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 MODEL, SET = "tiny-gpt2", "set"
 SOURCES = tuple(f"{layer}-{SET}" for layer in range(3))
 TEXT, OTHER = "The cat sat in the rain", "moon over the town"
-ARRIVES_MS = 90_000
+ARRIVES_MS = 300_000
 """The first answer waits until the model and the SAEs are loaded."""
 SHIFT = (
     "window.shift = 0; new PerformanceObserver(list => list.getEntries().forEach(e => window.shift += e.value))"

@@ -27,7 +27,7 @@ from tests.site import site as site
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-PATIENCE_MS = 120_000
+PATIENCE_MS = 300_000
 MODEL, SOURCES = "tiny-gpt2", ("0-first", "1-second")
 SETTINGS = "prompt=The+cat&n_tokens=12&temperature=0"
 """The likeliest tokens: a random model finds all of them nearly as likely, whatever pushes it."""

@@ -26,8 +26,7 @@ from tests.site import Site
 from tests.site import site as site
 
 pytestmark = pytest.mark.browser
-PATIENCE_MS = 20_000
-expect.set_options(timeout=PATIENCE_MS)
+PATIENCE_MS = 60_000
 
 STEER = f"/{hosted.MODEL}/steer"
 RICH, LAST = f"{hosted.SOURCE}/{hosted.RICH}", f"{hosted.SOURCE}/{hosted.LAST}"

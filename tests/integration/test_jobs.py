@@ -74,7 +74,7 @@ def test_a_killed_worker_costs_time_and_nothing_else(site: Site) -> None:
         killed_quality, whole_quality = (catalog.quality(session, "tiny-gpt2", f"1-{n}") for n in ("killed", "whole"))
         assert killed_quality == whole_quality is not None
         assert whole_quality.corpus.metrics["loss_sae"].value > 0
-    until(lambda: not postings(site), deadline_s=30)
+    until(lambda: not postings(site), deadline_s=120)
 
 
 def test_sources_of_one_job_have_the_rows_of_jobs_of_their_own(site: Site) -> None:
@@ -106,7 +106,7 @@ def test_cancelling_stops_the_worker_and_retrying_ends_with_dashboards(site: Sit
         jobs.cancel(session, job_id)
     view = site.wait(job_id, lambda v: v.state == "cancelled")
     assert view.stages[1].n_shards_done < view.stages[1].n_shards
-    until(lambda: not postings(site), deadline_s=30)
+    until(lambda: not postings(site), deadline_s=120)
     with transaction(site.sessions) as session:
         jobs.retry(session, job_id)
         with pytest.raises(errors.ConflictError, match="is queued"):

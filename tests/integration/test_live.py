@@ -27,7 +27,7 @@ from tests.site import site as site
 from workers import runtime
 from workers.compute import language_model
 
-DEADLINE_S = 120
+DEADLINE_S = 300
 MODEL = "tiny-gpt2"
 KINDS = ("jumprelu", "topk", "gated")
 TEXT = "The cat sat in the thin rain"

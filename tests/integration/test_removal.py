@@ -63,7 +63,7 @@ def test_deleted_while_it_is_encoded_it_is_gone_and_stays_gone(site: Site) -> No
     remove(site, "1-doomed")
     view = site.wait(job_id, lambda view: view.state == "cancelled")
     assert not still_hosted(view)
-    until(lambda: not left(site, doomed) and nothing_is_left(site), deadline_s=60)
+    until(lambda: not left(site, doomed) and nothing_is_left(site), deadline_s=200)
     again = site.add("doomed", n_documents=60)
     site.wait(again, lambda view: view.state == "done")
     worker.terminate()
@@ -81,7 +81,7 @@ def test_deleted_after_its_worker_was_killed_it_is_cleared_by_another(site: Site
     worker.wait()
     remove(site, "1-killed-and-deleted")
     worker = site.fork_worker()
-    until(lambda: not left(site, doomed) and nothing_is_left(site), deadline_s=60)
+    until(lambda: not left(site, doomed) and nothing_is_left(site), deadline_s=200)
     worker.terminate()
     worker.wait(20)
 
@@ -101,7 +101,7 @@ def test_a_worker_killed_while_it_clears_leaves_the_rest_to_another(site: Site) 
         removal.BATCH = whole
     assert left(site, doomed)
     worker = site.fork_worker()
-    until(lambda: not left(site, doomed) and nothing_is_left(site), deadline_s=60)
+    until(lambda: not left(site, doomed) and nothing_is_left(site), deadline_s=200)
     worker.terminate()
     worker.wait(20)
 
@@ -120,7 +120,7 @@ def test_the_other_sources_of_a_job_have_their_dashboards(site: Site) -> None:
     assert still_hosted(view) == ["2-third"]
     alone = site.add("2-lonely", n_documents=400)
     site.wait(alone, lambda view: view.state == "done")
-    until(lambda: nothing_is_left(site), deadline_s=60)
+    until(lambda: nothing_is_left(site), deadline_s=200)
     worker.terminate()
     worker.wait(20)
     assert site.rows("2-third") == site.rows("2-lonely")
@@ -140,7 +140,7 @@ def test_when_everything_is_deleted_no_blob_is_left(site: Site) -> None:
         names = session.scalars(select(tables.Source.name).where(tables.Source.model_id.is_not(None))).all()
     for name in names:
         remove(site, name)
-    until(lambda: not blobs.keys(""), deadline_s=60)
+    until(lambda: not blobs.keys(""), deadline_s=200)
     worker.terminate()
     worker.wait(20)
     with transaction(site.sessions) as session:

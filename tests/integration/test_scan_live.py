@@ -21,7 +21,7 @@ from workers.compute import sae
 
 MODEL, SOURCE, LAYER, INDEX = "tiny-gpt2", "1-topk", 1, 3
 TEXT, TOKEN, MINUS = "The cat sat in the thin rain", " a", " the"
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 ASKED = {
     "model": MODEL, "source": SOURCE, "index": INDEX, "text": TEXT, "token": TOKEN, "minus_token": MINUS,
     "lowest": -8, "highest": 8, "n_coefficients": 5,

@@ -24,7 +24,7 @@ from tests.unit.embedded.waiting import until
 MODEL, SOURCE, LAYER = "tiny-gpt2", "1-topk", 1
 PROMPT = "The cat"
 N_TOKENS = 8
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 TEMPLATE = "{% for m in messages %}{{ m['role'][0] }}:{{ m['content'] }};{% endfor %}{% if add_generation_prompt %}>{% endif %}"
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import psutil
 
-DEADLINE_S = 30.0
+DEADLINE_S = 120.0
 
 
 def until(fact: Callable[[], bool], *, deadline_s: float = DEADLINE_S) -> None:
