@@ -433,6 +433,10 @@ def test_what_the_worker_refuses_is_said_in_place_and_takes_nothing_away(open_pa
     expect(status(page)).to_contain_text("Broken off.")
     expect(default(page)).to_have_text("The dog sat")
 
+    page.route("**/api/steer", lambda route: route.abort())
+    button(page, "Run").click()
+    expect(page.get_by_role("alert").filter(has_text="The server does not answer.")).to_be_visible()
+
 
 def test_mistakes_are_said_before_anything_is_asked(open_page: Open, peer: Peer) -> None:
     page = open_page(BOTH)

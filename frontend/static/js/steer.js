@@ -9,6 +9,7 @@ import { follow } from "./steer_stream.js";
 import { Texts } from "./steer_text.js";
 
 const SAID_MS = 1500;
+const NO_ANSWER = "The server does not answer. Run it again in a moment.";
 
 export function start(form) {
   const part = Object.fromEntries([...form.querySelectorAll("[data-part]")].map((each) => [each.dataset.part, each]));
@@ -87,6 +88,7 @@ export function start(form) {
         if (!texts.isBegun) part.status.textContent = "Writing.";
         texts.show(event);
       });
+      if (mine !== running) return;
       share(texts.end());
       finish(prompt, "");
     } catch (error) {
@@ -94,7 +96,7 @@ export function start(form) {
       texts.end();
       if (texts.isBegun) finish(prompt, mine.signal.aborted ? "Stopped. " : "Broken off. ");
       else texts.takeBack(), (part.status.textContent = ""), (state = "none");
-      if (!mine.signal.aborted) refuse(error.message);
+      if (!mine.signal.aborted) refuse(error instanceof TypeError ? NO_ANSWER : error.message);
     } finally {
       if (mine === running) running = null;
       settle();
@@ -131,6 +133,7 @@ export function start(form) {
     run(isChat() ? last : text(), { isAgain: true });
   });
   part.restart.addEventListener("click", () => (restart(), changed(), form.elements.prompt.focus()));
+  part.copy.hidden = !navigator.clipboard; // not there over plain http
   part.copy.addEventListener("click", async () => {
     await navigator.clipboard.writeText(part.link.href);
     part.copy.textContent = "Copied";
