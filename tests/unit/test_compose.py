@@ -170,7 +170,8 @@ def test_commands_name_modules_that_exist(services, stages):
     modules += [command[1].partition(":")[0] for command in commands if command[:1] == ["uvicorn"]]
     assert modules
     for module in modules:
-        assert (REPOSITORY / module.replace(".", "/")).with_suffix(".py").exists(), module
+        path = REPOSITORY / module.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
 
 
 @pytest.mark.parametrize("name", ["worker", "live"])
