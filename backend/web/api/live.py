@@ -8,10 +8,10 @@ import itertools
 from collections.abc import Callable
 from datetime import UTC, datetime
 from operator import itemgetter
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import orjson
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 
@@ -28,6 +28,9 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     504: {"model": schemas.Error, "description": "The live worker did not answer in time."},
 }
 router = APIRouter(tags=["live"], responses=REFUSALS)
+N_THREADS = 2
+"""That live requests take at a time for the database and for putting answers together."""
+T = TypeVar("T")
 
 
 @router.post("/activation/new", response_model=live_schemas.NewActivations)
@@ -101,6 +104,15 @@ async def places(request: Request, model: str, *sources: str) -> inference.Place
     return await look_up(request, lambda session: inference.places(session, model, sources))
 
 
+async def aside(request: Request, work: Callable[[], T]) -> T:
+    """Run in a thread, few at a time: many callers of the live worker must not take the processor from who reads pages."""
+    state = request.app.state
+    if not hasattr(state, "live_threads"):
+        state.live_threads = CapacityLimiter(N_THREADS)
+    limiter: CapacityLimiter = state.live_threads
+    return await to_thread.run_sync(work, limiter=limiter)
+
+
 async def look_up(request: Request, find: Callable[[Session], inference.Places]) -> inference.Places:
     """What `find` does, in a transaction of its own; raises `UnavailableError` without a live worker."""
 
@@ -110,7 +122,7 @@ async def look_up(request: Request, find: Callable[[Session], inference.Places])
             request.app.state.live.check_worker(session)
             return found
 
-    return await to_thread.run_sync(look)
+    return await aside(request, look)
 
 
 def check_index(place: inference.Place, ref: FeatureRef) -> None:

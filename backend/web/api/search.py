@@ -4,13 +4,13 @@ What the live worker found is sent as it came. For a single text each feature co
 that is not wanted: read in one more short transaction, in a few statements however many features there are.
 """
 
+import functools
 import heapq
 from collections.abc import Collection, Iterable, Sequence
 from operator import itemgetter
 from typing import Any, cast
 
 import orjson
-from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 
@@ -47,7 +47,7 @@ async def search(request: Request, asked: live_schemas.SearchRequest) -> Respons
         return asking.as_json({"results": results})
     if not asked.expand:
         return asking.as_json(results[0])
-    return await to_thread.run_sync(_with_neurons, request, results[0])
+    return await asking.aside(request, functools.partial(_with_neurons, request, results[0]))
 
 
 @router.post("/search-topk-by-token", response_model=live_schemas.TopByToken)
@@ -67,7 +67,7 @@ async def search_by_token(request: Request, asked: live_schemas.TopByTokenReques
         results[0]["results"] = [token for token in results[0]["results"] if not token["isSpecial"]]
     if not asked.expand:
         return asking.as_json(results[0])
-    return await to_thread.run_sync(_with_features, request, asked.modelId, results[0])
+    return await asking.aside(request, functools.partial(_with_features, request, asked.modelId, results[0]))
 
 
 def _places(session: Session, asked: live_schemas.SearchRequest) -> inference.Places:
