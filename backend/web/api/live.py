@@ -28,8 +28,8 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     504: {"model": schemas.Error, "description": "The live worker did not answer in time."},
 }
 router = APIRouter(tags=["live"], responses=REFUSALS)
-N_THREADS = 2
-"""That live requests take at a time for the database and for putting answers together."""
+N_THREADS = 1
+"""That live requests take for the database and for putting answers together: the work is the processor's, more gain nothing."""
 T = TypeVar("T")
 
 
@@ -105,7 +105,7 @@ async def places(request: Request, model: str, *sources: str) -> inference.Place
 
 
 async def aside(request: Request, work: Callable[[], T]) -> T:
-    """Run in a thread, few at a time: many callers of the live worker must not take the processor from who reads pages."""
+    """Run in a thread, one at a time: many callers of the live worker must not take the processor from who reads pages."""
     state = request.app.state
     if not hasattr(state, "live_threads"):
         state.live_threads = CapacityLimiter(N_THREADS)
