@@ -207,12 +207,17 @@ class Client:
         self._lock = threading.Lock()
         self._reader: threading.Thread | None = None
         self._is_closed = threading.Event()
+        self._leaving: list[threading.Thread] = []
+        """They say whose callers have left; the queue is closed after them."""
         self._heard_at = -float("inf")
         self._cache = Cache(int(settings.live_cache_mb * 1e6))
 
     def close(self) -> None:
         """Stop reading; who still waits hears so at their deadline."""
-        self._is_closed.set()
+        with self._lock:
+            self._is_closed.set()
+        for thread in self._leaving:
+            thread.join(READ_S + _SLACK_S)
         if self._reader is not None:
             self._reader.join(READ_S + _SLACK_S)
         if self._queue is not None:
@@ -283,7 +288,7 @@ class Client:
                 self._waiting.pop(request.id, None)
             if not is_answered:
                 # shielded by being a thread: the caller's task may be cancelled already
-                threading.Thread(target=self._take_back, args=(request.id, packed), daemon=True).start()
+                self._leave(request.id, packed)
 
     async def _next(
         self, mine: "asyncio.Queue[bytes]", deadline_at: float, has_left: Callable[[], Awaitable[bool]] | None
@@ -309,6 +314,14 @@ class Client:
             raise errors.UnavailableError("The queue does not answer.", hint="Try again in a moment.") from error
         if not is_pushed:
             raise _busy(self._settings.live_waiting)
+
+    def _leave(self, request_id: str, packed: bytes) -> None:
+        thread = threading.Thread(target=self._take_back, args=(request_id, packed), daemon=True)
+        with self._lock:
+            if self._is_closed.is_set():
+                return
+            self._leaving = [each for each in self._leaving if each.is_alive()] + [thread]
+            thread.start()
 
     def _take_back(self, request_id: str, packed: bytes) -> None:
         try:
