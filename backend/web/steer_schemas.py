@@ -6,11 +6,12 @@ for absent, keys we do not know ignored. What we send has every key, always.
 """
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, FiniteFloat, field_validator, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, FiniteFloat, field_validator, model_validator
 
 from backend.services import steering
+from backend.web.live_schemas import Given
 from backend.web.schemas import Answer, CustomText, Id, Int32, Model
 
 MOST_FEATURES = 100
@@ -27,16 +28,6 @@ def _in_capitals(value: object) -> object:
 
 Method = Annotated[steering.Method, BeforeValidator(_in_capitals)]
 Strength = Annotated[FiniteFloat, Field(ge=-MOST_STRENGTH, le=MOST_STRENGTH)]
-
-
-class Given(BaseModel):
-    """Base of what is sent to us."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, given: Any) -> Any:
-        """As clients written in JavaScript mean it."""
-        return {key: value for key, value in given.items() if value is not None} if isinstance(given, dict) else given
 
 
 class SteerFeature(Given):
@@ -98,8 +89,8 @@ class SteerChatRequest(SteerSettings):
     """Answer a chat. Of the two conversations one may be left out, and is then the other."""
 
     modelId: Id
-    defaultChatMessages: ChatMessages = []
-    steeredChatMessages: ChatMessages = []
+    defaultChatMessages: ChatMessages = Field([])
+    steeredChatMessages: ChatMessages = Field([])
     isAssistantAxis: bool = False
 
     @field_validator("isAssistantAxis")

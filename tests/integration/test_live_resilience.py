@@ -12,19 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from fastapi.testclient import TestClient
 
-from backend.cli import children
-from backend.embedded.data_folder import DataFolder
 from backend.embedded.processes import Child
 from backend.embedded.supervisor import Supervisor
 from backend.web.app import create_app
 from tests import tiny
+from tests.live import PATIENCE_S, worker
 from tests.site import Site
 from tests.site import site as site
 from tests.unit.embedded.waiting import until
 
 DEADLINE_S = 5.0
 N_CALLERS = 8
-PATIENCE_S = 300.0
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +36,8 @@ def hosted(site: Site) -> Site:
 
 @pytest.fixture
 def live(hosted: Site) -> Iterator[Child]:
-    folder = DataFolder(hosted.settings.data)
-    folder.logs.mkdir(parents=True, exist_ok=True)
-    (child,) = [each for each in children.all_of(hosted.settings, folder) if each.name == "live worker"]
-    child.start()
-    yield child
-    child.stop()
+    with worker(hosted) as child:
+        yield child
 
 
 def test_killed_under_load_callers_hear_in_time_and_service_returns(hosted: Site, live: Child) -> None:

@@ -9,19 +9,15 @@ import torch
 from fastapi.testclient import TestClient
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from backend.cli import children
-from backend.embedded.data_folder import DataFolder
-from backend.web.app import create_app
 from backend.web.scan_schemas import InjectionScan
-from tests import tiny
+from tests import live, tiny
+from tests.live import PATIENCE_S
 from tests.site import Site
 from tests.site import site as site
-from tests.unit.embedded.waiting import until
 from workers.compute import sae
 
 MODEL, SOURCE, LAYER, INDEX = "tiny-gpt2", "1-topk", 1, 3
 TEXT, TOKEN, MINUS = "The cat sat in the thin rain", " a", " the"
-PATIENCE_S = 300.0
 ASKED = {
     "model": MODEL, "source": SOURCE, "index": INDEX, "text": TEXT, "token": TOKEN, "minus_token": MINUS,
     "lowest": -8, "highest": 8, "n_coefficients": 5,
@@ -40,18 +36,8 @@ def hosted(site: Site) -> Site:
 @pytest.fixture(scope="module")
 def client(hosted: Site) -> Iterator[TestClient]:
     """Of an application whose live worker answers."""
-    folder = DataFolder(hosted.settings.data)
-    folder.logs.mkdir(parents=True, exist_ok=True)
-    (child,) = [each for each in children.all_of(hosted.settings, folder) if each.name == "live worker"]
-    child.start()
-    try:
-        app = create_app(hosted.settings.model_copy(update={"assets": hosted.folder}))
-        with TestClient(app, base_url="http://localhost/api/") as client:
-            tokens = {"prompt": "a", "modelId": MODEL}
-            until(lambda: client.post("tokenize", json=tokens).status_code == 200, deadline_s=PATIENCE_S)
-            yield client
-    finally:
-        child.stop()
+    with live.answering(hosted, MODEL) as client:
+        yield client
 
 
 def scan(client: TestClient, **changes: object) -> InjectionScan:

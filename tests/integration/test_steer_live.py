@@ -9,22 +9,18 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from backend.cli import children
 from backend.db.session import transaction
 from backend.db.tables import Feature, Source
-from backend.embedded.data_folder import DataFolder
 from backend.web import steer_schemas
-from backend.web.app import create_app
 from tests import hosted as rows
-from tests import tiny
+from tests import live, tiny
+from tests.live import PATIENCE_S
 from tests.site import Site
 from tests.site import site as site
-from tests.unit.embedded.waiting import until
 
 MODEL, SOURCE, LAYER = "tiny-gpt2", "1-topk", 1
 PROMPT = "The cat"
 N_TOKENS = 8
-PATIENCE_S = 300.0
 TEMPLATE = "{% for m in messages %}{{ m['role'][0] }}:{{ m['content'] }};{% endfor %}{% if add_generation_prompt %}>{% endif %}"
 
 
@@ -50,18 +46,8 @@ def hosted(site: Site) -> Site:
 @pytest.fixture(scope="module")
 def client(hosted: Site) -> Iterator[TestClient]:
     """Of an application whose live worker answers."""
-    folder = DataFolder(hosted.settings.data)
-    folder.logs.mkdir(parents=True, exist_ok=True)
-    (child,) = [each for each in children.all_of(hosted.settings, folder) if each.name == "live worker"]
-    child.start()
-    try:
-        app = create_app(hosted.settings.model_copy(update={"assets": hosted.folder}))
-        with TestClient(app, base_url="http://localhost/api/") as client:
-            tokens = {"prompt": "a", "modelId": MODEL}
-            until(lambda: client.post("tokenize", json=tokens).status_code == 200, deadline_s=PATIENCE_S)
-            yield client
-    finally:
-        child.stop()
+    with live.answering(hosted, MODEL) as client:
+        yield client
 
 
 def steer(client: TestClient, *features: dict, **given):
