@@ -118,6 +118,11 @@ def _owner() -> Mapped[int | None]:
     return mapped_column(ForeignKey("account.id", ondelete="SET NULL"), index=True)
 
 
+def _given() -> Mapped[dict[str, Any]]:
+    """Keys of a Neuronpedia row as somebody gave them; they win over our own where the row is served."""
+    return mapped_column(server_default="{}")
+
+
 class Secret(Base):
     """A token of another service, sealed with the host's key (`backend/services/secrets.py`)."""
 
@@ -155,13 +160,14 @@ class Model(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     display_name: Mapped[str]
-    weights: Mapped[str]
-    """A local Hugging Face folder, or a hub name."""
+    weights: Mapped[str | None]
+    """A local Hugging Face folder, or a hub name; NULL: none are known, so it answers no live question."""
     architecture: Mapped[str | None]
     n_layers: Mapped[int | None]
     d_model: Mapped[int | None]
     n_context: Mapped[int | None]
     vocabulary_id: Mapped[int | None] = mapped_column(ForeignKey("vocabulary.id"))
+    given: Mapped[dict[str, Any]] = _given()
     owner_id: Mapped[int | None] = _owner()
     """NULL: the host's own."""
     created_at: Mapped[datetime] = mapped_column(server_default=_now)
@@ -217,6 +223,18 @@ class Context(Base):
     """[position, name] of each document that begins or goes on in it; NULL: not known."""
 
 
+class Release(Base):
+    """What somebody published together: source sets, perhaps of several models."""
+
+    __tablename__ = "release"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    given: Mapped[dict[str, Any]] = _given()
+    owner_id: Mapped[int | None] = _owner()
+    """NULL: the host's own."""
+    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+
+
 class SourceSet(Base):
     """The same recipe over layers."""
 
@@ -225,6 +243,9 @@ class SourceSet(Base):
     model_id: Mapped[str] = mapped_column(ForeignKey("model.id", ondelete="CASCADE"), primary_key=True)
     name: Mapped[str] = mapped_column(primary_key=True)
     description: Mapped[str] = mapped_column(server_default="")
+    release_name: Mapped[str | None] = mapped_column(ForeignKey("release.name", ondelete="SET NULL"), index=True)
+    """NULL: it belongs to none."""
+    given: Mapped[dict[str, Any]] = _given()
     created_at: Mapped[datetime] = mapped_column(server_default=_now)
 
 
@@ -241,16 +262,20 @@ class Source(Base):
     """The id users see, such as `6-res-jb`."""
     set_name: Mapped[str]
     hook_point: Mapped[str]
+    """Empty where weights are NULL and nobody has said it."""
     layer: Mapped[int]
     architecture: Mapped[str]
+    """Empty where weights are NULL."""
     d_in: Mapped[int]
+    """0: not known, where weights are NULL; so is d_sae."""
     d_sae: Mapped[int]
-    weights: Mapped[str]
-    """A local folder, or one of the blob store: `blob:saes/…`, see `backend/weights.py`."""
+    weights: Mapped[str | None]
+    """A local folder, or one of the blob store: `blob:saes/…`, see `backend/weights.py`; NULL: none are known."""
     config: Mapped[dict[str, Any]]
     """The SAE's own configuration, as found."""
     declared: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
     """What was said beside the files, such as a hook point; it wins over the configuration."""
+    given: Mapped[dict[str, Any]] = _given()
     look: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     """What the newest job's quick look found, as `formats/look.py` has it; NULL before there was one."""
     owner_id: Mapped[int | None] = _owner()

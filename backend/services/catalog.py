@@ -7,8 +7,8 @@ Token texts never change under an id, so they are kept in the process after the 
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from threading import Lock
 from typing import Any
@@ -54,6 +54,10 @@ class SourceView:
     owner_id: int | None = None
     """None: the host's own."""
     visibility: str = "public"
+    has_weights: bool = True
+    """False: it was imported, or made over Neuronpedia's API; then hook point and architecture may be empty, sizes 0."""
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """What Neuronpedia's row of it said, see `given_catalog`; so in the others below."""
     corpus: str = ""
     n_corpus_tokens: int = 0
     """Unmasked."""
@@ -112,12 +116,14 @@ class ModelFacts:
 
     id: str
     display_name: str
-    weights: str
+    weights: str | None
+    """None: none are known."""
     architecture: str | None
     n_layers: int | None
     d_model: int | None
     n_context: int | None
     created_at: datetime
+    given: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +146,8 @@ class SourceSetFacts:
     name: str
     description: str
     created_at: datetime
+    release: str | None
+    given: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +179,7 @@ def model(session: Session, model_id: str) -> ModelView:
     """One model and its sources; raises `NotFoundError`."""
     row = session.execute(_MODELS.where(Model.id == as_key(model_id))).one_or_none()
     if row is None:
-        raise _no_model(model_id)
+        raise no_model(model_id)
     return _model_view(_model_facts(row), _source_views(session, _SOURCES.where(Source.model_id == model_id)))
 
 
@@ -179,7 +187,7 @@ def model_facts(session: Session, model_id: str) -> ModelFacts:
     """One model by itself, also for who knows only an unlisted source of it; raises `NotFoundError`."""
     row = session.execute(addressed(_MODELS.where(Model.id == as_key(model_id)))).one_or_none()
     if row is None:
-        raise _no_model(model_id)
+        raise no_model(model_id)
     return _model_facts(row)
 
 
@@ -244,21 +252,20 @@ def source_set(session: Session, model_id: str, name: str) -> SourceSetView:
     if row is None:
         raise errors.NotFoundError(f"Model '{model_id}' has no source set '{name}'.", hint="See the model's page.")
     sources = _source_views(session, _SOURCES.where(Source.model_id == model_id, Source.set_name == name))
-    return SourceSetView(row.model, row.name, row.description, row.created_at, tuple(sources))
+    return SourceSetView(*row, sources=tuple(sources))
 
 
 def source_sets(session: Session) -> tuple[SourceSetFacts, ...]:
     """Every source set without its sources, by model and name."""
     rows = session.execute(_SOURCE_SETS.order_by(SourceSet.model_id, SourceSet.name))
-    return tuple(SourceSetFacts(row.model, row.name, row.description, row.created_at) for row in rows)
+    return tuple(SourceSetFacts(*row) for row in rows)
 
 
 def origin(session: Session, view: SourceView) -> tuple[ModelFacts, SourceSetFacts]:
     """The model and the set of a source, in one statement."""
-    query = select(*_MODEL_COLUMNS, SourceSet.description, SourceSet.created_at.label("set_created_at"))
-    query = query.join(SourceSet, SourceSet.model_id == Model.id)
+    query = select(*_MODEL_COLUMNS, *_SET_COLUMNS).join(SourceSet, SourceSet.model_id == Model.id)
     row = session.execute(addressed(query.where(Model.id == view.model, SourceSet.name == view.set_name))).one()
-    return _model_facts(row), SourceSetFacts(view.model, view.set_name, row.description, row.set_created_at)
+    return _model_facts(row), SourceSetFacts(*row[len(_MODEL_COLUMNS) :])
 
 
 def vocabulary(session: Session, vocabulary_id: int) -> tuple[str, ...]:
@@ -322,7 +329,7 @@ def add_source(
     names.check_id(name, "source")
     place = names.parse_hook_point(hook_point)
     if session.execute(unrestricted(select(Model.id).where(Model.id == as_key(model_id)))).one_or_none() is None:
-        raise _no_model(model_id)
+        raise no_model(model_id)
     set_name = names.source_set_of(name)
     session.execute(insert(SourceSet).values(model_id=model_id, name=set_name).on_conflict_do_nothing())
     facts = {
@@ -356,12 +363,14 @@ _IDENTITY = (
 )
 _MODEL_COLUMNS = (
     Model.id, Model.display_name, Model.weights, Model.architecture, Model.n_layers, Model.d_model, Model.n_context,
-    Model.created_at,
+    Model.created_at, Model.given,
 )  # fmt: skip
 _MODELS = select(*_MODEL_COLUMNS)
-_SOURCE_SETS = select(
-    SourceSet.model_id.label("model"), SourceSet.name, SourceSet.description, SourceSet.created_at
+_SET_COLUMNS = (
+    SourceSet.model_id, SourceSet.name, SourceSet.description, SourceSet.created_at, SourceSet.release_name,
+    SourceSet.given,
 )  # fmt: skip
+_SOURCE_SETS = select(*_SET_COLUMNS)
 _job, _of_job = Job.__table__.alias("active"), JobSource.__table__.alias("of_active")
 # The revision that the first computation of a source writes, once some of its features are there to be read.
 _UNFINISHED = (
@@ -381,7 +390,7 @@ _SOURCES = (
     select(
         Source.model_id.label("model"), Source.name, Source.set_name, Source.hook_point, Source.layer,
         Source.architecture, Source.d_in, Source.d_sae, Source.config, Source.created_at, Source.owner_id,
-        Source.visibility,
+        Source.visibility, Source.weights.is_not(None).label("has_weights"), Source.given,
         Revision.id.label("revision_id"), Revision.n_alive, Revision.n_firings, Revision.density_histogram,
         Revision.n_dense, Revision.activation_sum, Revision.index_bytes,
         Revision.created_at.label("computed_at"), Corpus.id.label("corpus_id"), Corpus.name.label("corpus"),
@@ -396,7 +405,7 @@ _SOURCES = (
 
 _REGISTERED = (
     "model", "name", "set_name", "hook_point", "layer", "architecture", "d_in", "d_sae", "config", "created_at",
-    "revision_id", "owner_id", "visibility",
+    "revision_id", "owner_id", "visibility", "has_weights", "given",
 )  # fmt: skip
 _COMPUTED = (
     "corpus", "n_corpus_tokens", "n_corpus_contexts", "context_size", "n_alive", "n_firings", "n_dense", "activation_sum",
@@ -409,7 +418,8 @@ def as_key(text: str) -> str:
     return "" if "\0" in text or not text.isascii() else text
 
 
-def _no_model(model_id: str) -> errors.NotFoundError:
+def no_model(model_id: str) -> errors.NotFoundError:
+    """What is said of a model that is not hosted, or that the viewer may not see."""
     return errors.NotFoundError(f"No model '{model_id}' is hosted.", hint="The home page lists those that are.")
 
 
@@ -436,10 +446,10 @@ def _source_views(session: Session, query: Select[Any]) -> list[SourceView]:
 
 
 def _source_view(row: AnyRow) -> SourceView:
-    facts = {field: getattr(row, field) for field in _REGISTERED}
+    facts = {name: getattr(row, name) for name in _REGISTERED}
     if row.revision_id is None:
         return SourceView(**facts)
-    computed = {field: getattr(row, field) for field in _COMPUTED}
+    computed = {name: getattr(row, name) for name in _COMPUTED}
     histogram = row.density_histogram
     return SourceView(
         **facts,
@@ -455,7 +465,7 @@ def _model_facts(row: AnyRow) -> ModelFacts:
 
 
 def _model_view(facts: ModelFacts, sources: Sequence[SourceView]) -> ModelView:
-    known = {field.name: getattr(facts, field.name) for field in fields(ModelFacts)}
+    known = {each.name: getattr(facts, each.name) for each in fields(ModelFacts)}
     return ModelView(**known, sources=tuple(sources))
 
 
