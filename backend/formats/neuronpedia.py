@@ -33,11 +33,26 @@ class Model(Protocol):
     @property
     def display_name(self) -> str: ...
     @property
+    def weights(self) -> str | None: ...
+    @property
     def n_layers(self) -> int | None: ...
     @property
     def d_model(self) -> int | None: ...
     @property
     def created_at(self) -> datetime: ...
+    @property
+    def given(self) -> Mapping[str, object]: ...
+
+
+class Release(Protocol):
+    """What is needed of a release."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def created_at(self) -> datetime: ...
+    @property
+    def given(self) -> Mapping[str, object]: ...
 
 
 class SourceSet(Protocol):
@@ -51,6 +66,10 @@ class SourceSet(Protocol):
     def description(self) -> str: ...
     @property
     def created_at(self) -> datetime: ...
+    @property
+    def release(self) -> str | None: ...
+    @property
+    def given(self) -> Mapping[str, object]: ...
 
 
 class Source(Protocol):
@@ -64,6 +83,10 @@ class Source(Protocol):
     def set_name(self) -> str: ...
     @property
     def hook_point(self) -> str: ...
+    @property
+    def has_weights(self) -> bool: ...
+    @property
+    def given(self) -> Mapping[str, object]: ...
     @property
     def config(self) -> Mapping[str, object]: ...
     @property
@@ -261,7 +284,7 @@ def explained_neuron(feature: Feature) -> Row:
 
 def model_row(model: Model) -> Row:
     """The `Model` row."""
-    return {
+    row: Row = {
         "id": model.id,
         "displayNameShort": model.display_name,
         "displayName": model.display_name,
@@ -274,7 +297,7 @@ def model_row(model: Model) -> Row:
         "defaultSourceSetName": None,
         "defaultSourceId": None,
         "defaultGraphSourceSetName": None,
-        "inferenceEnabled": False,
+        "inferenceEnabled": model.weights is not None,
         "instruct": False,
         "layers": model.n_layers or 0,
         "neuronsPerLayer": 0,
@@ -283,16 +306,17 @@ def model_row(model: Model) -> Row:
         "updatedAt": _time(model.created_at),
         "website": None,
     }
+    return _with_given(row, model.given)
 
 
 def source_row(source: Source) -> Row:
     """The `Source` row."""
-    return {
+    row: Row = {
         "id": source.name,
         "modelId": source.model,
         "hasDashboards": source.revision_id is not None,
-        "inferenceEnabled": False,
-        "saelensConfig": source.config,
+        "inferenceEnabled": source.has_weights,
+        "saelensConfig": source.config or None,
         "saelensRelease": None,
         "saelensSaeId": None,
         "hfRepoId": None,
@@ -312,15 +336,16 @@ def source_row(source: Source) -> Row:
         "cosSimMatchSourceId": None,
         "createdAt": _time(source.created_at),
     }
+    return _with_given(row, source.given)
 
 
-def source_set_row(source_set: SourceSet, *, has_dashboards: bool) -> Row:
-    """The `SourceSet` row."""
-    return {
+def source_set_row(source_set: SourceSet, *, has_dashboards: bool, can_search: bool = False) -> Row:
+    """The `SourceSet` row; `can_search`: a live worker can run some source of it on a text."""
+    row: Row = {
         "modelId": source_set.model,
         "name": source_set.name,
         "hasDashboards": has_dashboards,
-        "allowInferenceSearch": False,
+        "allowInferenceSearch": can_search,
         "visibility": PUBLIC,
         "description": source_set.description,
         "type": "",
@@ -328,7 +353,7 @@ def source_set_row(source_set: SourceSet, *, has_dashboards: bool) -> Row:
         "urls": [],
         "creatorEmail": None,
         "creatorId": "",
-        "releaseName": None,
+        "releaseName": source_set.release,
         "hasGraphs": False,
         "graphEnabled": False,
         "similarityMatrixEnabled": False,
@@ -342,13 +367,24 @@ def source_set_row(source_set: SourceSet, *, has_dashboards: bool) -> Row:
         "showUmap": False,
         "createdAt": _time(source_set.created_at),
     }
+    return _with_given(row, source_set.given)
 
 
 def release_row(source_set: SourceSet) -> Row:
     """A `SourceRelease` row for a source set that belongs to no release: its own name."""
+    own = {"description": source_set.description, "defaultSourceSetName": source_set.name}
+    return _release(source_set.name, source_set.created_at) | own
+
+
+def named_release_row(release: Release) -> Row:
+    """The `SourceRelease` row."""
+    return _with_given(_release(release.name, release.created_at), release.given)
+
+
+def _release(name: str, created_at: datetime) -> Row:
     return {
-        "name": source_set.name,
-        "description": source_set.description,
+        "name": name,
+        "description": "",
         "descriptionShort": None,
         "creatorName": "",
         "creatorNameShort": None,
@@ -358,11 +394,16 @@ def release_row(source_set: SourceSet) -> Row:
         "isNewUi": False,
         "featured": False,
         "urls": [],
-        "defaultSourceSetName": source_set.name,
+        "defaultSourceSetName": None,
         "defaultSourceId": None,
         "defaultUmapSourceIds": [],
-        "createdAt": _time(source_set.created_at),
+        "createdAt": _time(created_at),
     }
+
+
+def _with_given(row: Row, given: Mapping[str, object]) -> Row:
+    """The row with what was given of it: `given_rows` has read its types."""
+    return row | {key: given[key] for key in row.keys() & given.keys()}
 
 
 def _activation(feature: Feature, group: Group, example: Example) -> Row:

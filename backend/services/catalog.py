@@ -63,6 +63,8 @@ class SourceView:
     """Unmasked."""
     n_corpus_contexts: int = 0
     context_size: int = 0
+    n_features: int = 0
+    """That dashboards were made of: of an import perhaps fewer than `d_sae`."""
     n_alive: int = 0
     n_firings: int = 0
     n_dense: int | None = None
@@ -82,6 +84,11 @@ class SourceView:
     def mean_l0(self) -> float:
         """Firings per unmasked token; 0 before the first computation."""
         return self.n_firings / self.n_corpus_tokens if self.n_corpus_tokens else 0.0
+
+    @property
+    def dead_share(self) -> float:
+        """Of the features that dashboards were made of; 0 before the first computation."""
+        return 1 - self.n_alive / self.n_features if self.n_features else 0.0
 
     @property
     def kind(self) -> Kind:
@@ -123,19 +130,26 @@ class ModelFacts:
     d_model: int | None
     n_context: int | None
     created_at: datetime
-    given: Mapping[str, Any]
+    given: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelView(ModelFacts):
     """A model and its sources, by layer, then name."""
 
-    sources: tuple[SourceView, ...]
+    sources: tuple[SourceView, ...] = ()
 
     @property
     def has_dashboards(self) -> bool:
         """Features of some source can be read."""
         return any(source.revision_id is not None for source in self.sources)
+
+    @property
+    def is_searchable(self) -> bool:
+        """Some source with dashboards can be asked what fires on a text."""
+        return self.weights is not None and any(
+            source.has_weights and source.revision_id is not None for source in self.sources
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,15 +160,15 @@ class SourceSetFacts:
     name: str
     description: str
     created_at: datetime
-    release: str | None
-    given: Mapping[str, Any]
+    release: str | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class SourceSetView(SourceSetFacts):
     """A source set and its sources, by layer, then name."""
 
-    sources: tuple[SourceView, ...]
+    sources: tuple[SourceView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +266,7 @@ def source_set(session: Session, model_id: str, name: str) -> SourceSetView:
     if row is None:
         raise errors.NotFoundError(f"Model '{model_id}' has no source set '{name}'.", hint="See the model's page.")
     sources = _source_views(session, _SOURCES.where(Source.model_id == model_id, Source.set_name == name))
-    return SourceSetView(*row, sources=tuple(sources))
+    return SourceSetView(row.model, row.name, row.description, row.created_at, row.release, row.given, tuple(sources))
 
 
 def source_sets(session: Session) -> tuple[SourceSetFacts, ...]:
@@ -367,8 +381,8 @@ _MODEL_COLUMNS = (
 )  # fmt: skip
 _MODELS = select(*_MODEL_COLUMNS)
 _SET_COLUMNS = (
-    SourceSet.model_id, SourceSet.name, SourceSet.description, SourceSet.created_at, SourceSet.release_name,
-    SourceSet.given,
+    SourceSet.model_id.label("model"), SourceSet.name, SourceSet.description, SourceSet.created_at,
+    SourceSet.release_name.label("release"), SourceSet.given,
 )  # fmt: skip
 _SOURCE_SETS = select(*_SET_COLUMNS)
 _job, _of_job = Job.__table__.alias("active"), JobSource.__table__.alias("of_active")
@@ -391,7 +405,7 @@ _SOURCES = (
         Source.model_id.label("model"), Source.name, Source.set_name, Source.hook_point, Source.layer,
         Source.architecture, Source.d_in, Source.d_sae, Source.config, Source.created_at, Source.owner_id,
         Source.visibility, Source.weights.is_not(None).label("has_weights"), Source.given,
-        Revision.id.label("revision_id"), Revision.n_alive, Revision.n_firings, Revision.density_histogram,
+        Revision.id.label("revision_id"), Revision.n_features, Revision.n_alive, Revision.n_firings, Revision.density_histogram,
         Revision.n_dense, Revision.activation_sum, Revision.index_bytes,
         Revision.created_at.label("computed_at"), Corpus.id.label("corpus_id"), Corpus.name.label("corpus"),
         Corpus.n_tokens.label("n_corpus_tokens"), Corpus.n_contexts.label("n_corpus_contexts"), Corpus.context_size,
@@ -408,8 +422,8 @@ _REGISTERED = (
     "revision_id", "owner_id", "visibility", "has_weights", "given",
 )  # fmt: skip
 _COMPUTED = (
-    "corpus", "n_corpus_tokens", "n_corpus_contexts", "context_size", "n_alive", "n_firings", "n_dense", "activation_sum",
-    "computed_at", "index_bytes", "is_partial",
+    "corpus", "n_corpus_tokens", "n_corpus_contexts", "context_size", "n_features", "n_alive", "n_firings", "n_dense",
+    "activation_sum", "computed_at", "index_bytes", "is_partial",
 )  # fmt: skip
 
 

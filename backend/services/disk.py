@@ -88,6 +88,6 @@ def _rows(session: Session, ids: Sequence[int]) -> dict[int, tuple[int, int, int
     }
 
 
-def _weights(blobs: Store, of: str) -> int:
-    key = weights.key_of(of)
+def _weights(blobs: Store, of: str | None) -> int:
+    key = weights.key_of(of or "")
     return 0 if key is None else sum(blobs.size(each) for each in blobs.keys(key))

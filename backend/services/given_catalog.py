@@ -8,7 +8,6 @@ keys are added, or replace those of the same name. Does not own features, nor we
 Keys and defaults of rows: hijohnnylin/neuronpedia at ebb8426f, `apps/webapp/prisma/schema.prisma`.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -19,14 +18,13 @@ from sqlalchemy.orm import Session
 
 from backend import errors, names
 from backend.db.tables import Model, Release, Source, SourceSet
+from backend.formats import given_rows
 from backend.services import access, catalog
 from backend.services.access import Viewer, Visibility
 from backend.services.visibility import unrestricted
 
 MOST_LAYERS = 10_000
 """More than any model has; a number beyond it is a mistake."""
-_OURS = frozenset({"visibility", "hasDashboards", "inferenceEnabled", "allowInferenceSearch"})
-"""What this site says of itself, whatever another did."""
 _LAYER = re.compile(r"(\d{1,4})(?:-|$)", re.ASCII)
 
 
@@ -37,7 +35,7 @@ def put_release(session: Session, viewer: Viewer, row: Mapping[str, Any]) -> str
     """
     access.check_may_write(viewer)
     name = _identity(row, "name", "release")
-    given = _given(row, "name")
+    given = given_rows.read(row, "release")
     session.execute(insert(Release).values(name=name, owner_id=viewer.account_id).on_conflict_do_nothing())
     owner_id = session.execute(_locked(select(Release.owner_id).where(Release.name == name))).scalar_one()
     if access.may_change(viewer, owner_id):
@@ -54,16 +52,18 @@ def put_model(session: Session, viewer: Viewer, row: Mapping[str, Any]) -> str:
     """
     access.check_may_write(viewer)
     model_id = _identity(row, "id", "model")
-    given = _given(row, "id")
-    label = str(given.get("displayName") or model_id)
-    made = insert(Model).values(id=model_id, display_name=label, owner_id=viewer.account_id)
+    given = given_rows.read(row, "model")
+    made = insert(Model).values(id=model_id, display_name=model_id, owner_id=viewer.account_id)
     session.execute(made.on_conflict_do_nothing())
     known = _locked(select(Model.owner_id, Model.weights).where(Model.id == model_id))
     found = session.execute(known).one()
     if access.may_change(viewer, found.owner_id):
-        sizes = _sizes(n_layers=row.get("layers"), d_model=row.get("dimension")) if found.weights is None else {}
-        of = update(Model).where(Model.id == model_id)
-        session.execute(unrestricted(of.values(given=Model.given.concat(given), **sizes)))
+        changed: dict[str, Any] = {"given": Model.given.concat(given)}
+        if given.get("displayName"):
+            changed["display_name"] = given["displayName"]
+        if found.weights is None:
+            changed |= _sizes(n_layers=given.get("layers"), d_model=given.get("dimension"))
+        session.execute(unrestricted(update(Model).where(Model.id == model_id).values(**changed)))
     return model_id
 
 
@@ -84,11 +84,11 @@ def put_source_set(session: Session, viewer: Viewer, row: Mapping[str, Any]) -> 
     owners = session.scalars(unrestricted(of_set)).all()
     if not all(access.may_change(viewer, owner_id) for owner_id in owners):
         return
-    given = _given(row, "modelId", "name")
+    given = given_rows.read(row, "source set")
     changed: dict[str, Any] = {"given": SourceSet.given.concat(given)}
-    if isinstance(given.get("description"), str):
+    if "description" in given:
         changed["description"] = given["description"]
-    release = str(given.get("releaseName") or "")
+    release = given.get("releaseName")
     if release and session.scalar(unrestricted(select(exists().where(Release.name == release)))):
         changed["release_name"] = release
     session.execute(unrestricted(update(SourceSet).where(*key).values(**changed)))
@@ -106,7 +106,8 @@ def put_source(
 ) -> int:
     """Add a bare source and its set to a hosted model, or to what is known of a source, and return its row's id.
 
-    `row` is Neuronpedia's Source row, or a part of it with `id` and `modelId`. Hook point and sizes are those of a
+    `row` is Neuronpedia's Source row, or a part of it with `id` and `modelId`. Its `saelensConfig` is the source's
+    configuration while there are no weights, which bring their own. Hook point and sizes are those of a
     source without weights; empty and 0 leave what is known. `visibility` None leaves that of a source as it is, and
     makes a new one public.
 
@@ -130,7 +131,8 @@ def put_source(
     known = select(Source.id, Source.owner_id, Source.weights)
     found = session.execute(_locked(known.where(Source.model_id == model_id, Source.name == name))).one()
     access.check_may_change(viewer, found.owner_id)
-    given = _given(row, "id", "modelId", "setName", "saelensConfig")
+    given = given_rows.read(row, "source")
+    config = given.pop("saelensConfig", None)
     changed: dict[str, Any] = {"given": Source.given.concat(given)}
     if visibility is not None:
         changed["visibility"] = visibility
@@ -138,8 +140,8 @@ def put_source(
         changed |= _sizes(d_in=d_in, d_sae=d_sae)
         if place is not None:
             changed |= {"hook_point": hook_point, "layer": place.layer}
-        if isinstance(row.get("saelensConfig"), Mapping):
-            changed["config"] = _storable(row["saelensConfig"])
+        if config is not None:
+            changed["config"] = config
     session.execute(unrestricted(update(Source).where(Source.id == found.id).values(**changed)))
     return int(found.id)
 
@@ -184,24 +186,3 @@ def _sizes(**given: Any) -> dict[str, int]:
                 f"{name} of {size!r:.40} cannot be.", hint=f"Give a whole number from 1 to {most:,}, or leave it out."
             )
     return known
-
-
-def _given(row: Mapping[str, Any], *identity: str) -> dict[str, Any]:
-    """What the row says of what it describes. Null says nothing, and so do a model's sizes of 0."""
-    kept = {key: value for key, value in row.items() if key not in _OURS and key not in identity and value is not None}
-    return {
-        key: value
-        for key, value in _storable(kept).items()
-        if not (value == 0 and key in ("layers", "neuronsPerLayer", "dimension"))
-    }
-
-
-def _storable(value: Any) -> Any:
-    """As jsonb holds it: no U+0000 (a space, as Neuronpedia's importer writes), no half of a surrogate pair, no NaN."""
-    if isinstance(value, str):
-        return value.replace("\0", " ").encode("utf-8", "replace").decode()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {_storable(str(key)): _storable(each) for key, each in value.items()}
-    return [_storable(each) for each in value] if isinstance(value, list | tuple) else value

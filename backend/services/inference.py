@@ -116,7 +116,9 @@ class Places:
 
 
 def places(session: Session, model: str, sources: Sequence[str] = ()) -> Places:
-    """The named sources of a model, in their order, or only the model; raises `NotFoundError`. One statement.
+    """The named sources of a model, in their order, or only the model. One statement.
+
+    Raises `NotFoundError`, and `UnsupportedError` for what has no weights to be run.
 
     A model by itself is there for those who see it in lists, a source for those who may open its address.
     """
@@ -125,7 +127,7 @@ def places(session: Session, model: str, sources: Sequence[str] = ()) -> Places:
         row = session.execute(known).one_or_none()
         if row is None:
             raise errors.NotFoundError(f"No model '{model}' is hosted.", hint="The home page lists those that are.")
-        return Places(model, row.weights, row.n_context, {})
+        return Places(model, _weights_of(row.weights, f"the model '{model}'"), row.n_context, {})
     found = _read_places(session, _NAMED, model, names=[catalog.as_key(name) for name in sources])
     missing = next((name for name in sources if found is None or name not in found.sources), None)
     if found is None or missing is not None:
@@ -136,7 +138,10 @@ def places(session: Session, model: str, sources: Sequence[str] = ()) -> Places:
 
 
 def places_of_set(session: Session, model: str, source_set: str) -> Places:
-    """The sources of a set that the viewer sees in lists, by layer; raises `NotFoundError` for none. One statement."""
+    """The sources of a set that the viewer sees in lists and that can be run, by layer. One statement.
+
+    Raises `NotFoundError` for none in lists, and `UnsupportedError` where none of them has weights.
+    """
     found = _read_places(session, _OF_SET, model, set_name=catalog.as_key(source_set))
     if found is None:
         raise errors.NotFoundError(
@@ -162,16 +167,29 @@ _OF_SET = _PLACES.where(Source.set_name == bindparam("set_name")).order_by(Sourc
 
 
 def _read_places(session: Session, query: Select[Any], model: str, **asked: Any) -> Places | None:
-    """None: there is no such source."""
+    """Those with weights, where only a set is named; None: there is no such source."""
     rows = [dict(row) for row in session.execute(query, {"model": catalog.as_key(model), **asked}).mappings()]
     if not rows:
         return None
+    if "set_name" in asked:
+        rows = [row for row in rows if row["weights"] is not None] or rows[:1]
+    for row in rows:
+        _weights_of(row["weights"], f"'{model}/{row['name']}'")
     n_context, *_ = [row.pop("n_context") for row in rows]
     found = [
         Place(**{**row, "dtype": row["dtype"] or _DEFAULT_DTYPE}, written_at=weights.written_at(row["weights"]))
         for row in rows
     ]
     return Places(model, found[0].model_weights, n_context, {place.name: place for place in found})
+
+
+def _weights_of(known: str | None, what: str) -> str:
+    if known is None:
+        raise errors.UnsupportedError(
+            f"No weights of {what} are known: only its dashboards were imported, so nothing can be run.",
+            hint="Attach its weights with `eyepiece add`; its dashboards stay.",
+        )
+    return known
 
 
 def _digest(value: Any) -> str:

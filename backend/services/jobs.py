@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, aliased
 
 from backend import errors
-from backend.db.tables import Job, JobSource, Lease, Revision, Shard, Source, WorkerReport
+from backend.db.tables import Job, JobSource, Lease, Model, Revision, Shard, Source, WorkerReport
 from backend.services import access, events, limits, progress, shards
 from backend.services.progress import JobView
 from backend.services.shards import ACTIVE, LOCK
@@ -36,6 +36,7 @@ def create(session: Session, source_ids: Sequence[int], spec: dict[str, Any], *,
             f"a job's sources are different ones of one model, not {len(source_ids)} of {len(models)} models.",
             hint="Queue a job for each model.",
         )
+    _refuse_without_weights(session, found)
     _refuse_busy(session, source_ids, "is computing this source already")
     job = Job(model_id=models.pop(), state="queued", spec=spec, owner_id=owner_id)
     session.add(job)
@@ -54,6 +55,18 @@ def note(session: Session, job_id: int, level: events.Level, text: str) -> None:
 def _prepare(spec: dict[str, Any]) -> shards.Piece:
     """The tokens are not known before they are read, except as the limit that was asked for."""
     return shards.Piece(0, 0, int(spec.get("max_tokens") or 0))
+
+
+def _refuse_without_weights(session: Session, sources: Sequence[Source]) -> None:
+    bare = [f"{source.model_id}/{source.name}" for source in sources if source.weights is None]
+    model_ids = {source.model_id for source in sources}
+    known = select(Model.id).where(Model.id.in_(model_ids), Model.weights.is_(None))
+    bare += session.scalars(unrestricted(known)).all()
+    if bare:
+        raise errors.UnsupportedError(
+            f"no weights of {', '.join(bare)} are known, so nothing can be computed.",
+            hint="Attach them with `eyepiece add`.",
+        )
 
 
 def _refuse_busy(session: Session, source_ids: Sequence[int], what: str) -> None:

@@ -132,7 +132,7 @@ def _is_kept_by_a_job(session: Session, source_id: int) -> bool:
 
 def _delete_weights(session: Session, blobs: Store, source: Source) -> None:
     """Those that became blobs for the source, unless another uses them too. Folders of the host are never touched."""
-    key = weights.key_of(source.weights)
+    key = weights.key_of(source.weights or "")
     if key is None:
         return
     others = select(Source.id).where(Source.id != source.id).limit(1)

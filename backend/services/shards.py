@@ -178,6 +178,7 @@ def _claim(session: Session, shard: Shard, worker: str, lease_s: float) -> Claim
     session.flush()
     job = session.get_one(Job, shard.job_id)
     model = session.get_one(Model, job.model_id)
+    assert model.weights is not None, "no job is queued without"
     rows = (
         select(Source.id, Source.name, Source.weights, Source.declared, JobSource.revision_id)
         .join(JobSource, JobSource.source_id == Source.id)

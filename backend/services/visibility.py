@@ -1,7 +1,7 @@
 """What a viewer may see: one rule, put into every ORM statement of a session that has a viewer.
 
 A source is public (in lists), unlisted (by its address only) or private (its owner and admins). Everything else follows
-from the sources it belongs to: a model, source set or corpus is there for those who may see a source of it, a job for
+from the sources it belongs to: a model, source set, release or corpus is there for those who may see a source of it, a job for
 those who see all of its sources in lists (its number is easily guessed, so it must not tell of an unlisted one). What
 somebody owns they always see; an upload nobody else does, and a vector nobody else in lists: by its address it is there
 for those who see its model in lists. A steering run, whoever's, is there for those who may see all its sources, or its
@@ -17,7 +17,19 @@ from sqlalchemy import ColumnElement, Executable, Select, Table, and_, any_, eve
 from sqlalchemy.orm import ORMExecuteState, Session, sessionmaker, with_loader_criteria
 from sqlalchemy.sql.base import ExecutableOption
 
-from backend.db.tables import Corpus, Job, JobSource, Model, Revision, Source, SourceSet, SteerRun, Upload, Vector
+from backend.db.tables import (
+    Corpus,
+    Job,
+    JobSource,
+    Model,
+    Release,
+    Revision,
+    Source,
+    SourceSet,
+    SteerRun,
+    Upload,
+    Vector,
+)
 from backend.services import access
 from backend.services.access import Viewer
 
@@ -69,6 +81,7 @@ def _rules(me: int, seen: tuple[str, ...]) -> tuple[ExecutableOption, ...]:
         with_loader_criteria(Source, lambda source: _is_seen(source, me, seen), include_aliases=True),
         with_loader_criteria(Model, lambda model: _is_model_seen(model, me, seen), include_aliases=True),
         with_loader_criteria(SourceSet, lambda of: _is_set_seen(of, me, seen), include_aliases=True),
+        with_loader_criteria(Release, lambda release: _is_release_seen(release, me, seen), include_aliases=True),
         with_loader_criteria(Corpus, lambda corpus: _is_corpus_seen(corpus, me, seen), include_aliases=True),
         with_loader_criteria(Job, lambda job: _is_job_seen(job, me), include_aliases=True),
         with_loader_criteria(Upload, lambda upload: upload.owner_id == me, include_aliases=True),
@@ -82,11 +95,12 @@ def _table(entity: Any) -> Table:
     return cast(Table, entity.__table__)
 
 
-_source, _revision, _of_job, _model = (
+_source, _revision, _of_job, _model, _set = (
     _table(Source).alias("seen"),
     _table(Revision).alias("made"),
     _table(JobSource).alias("of"),
     _table(Model).alias("within"),
+    _table(SourceSet).alias("released"),
 )
 _s = _source.c
 
@@ -102,6 +116,11 @@ def _is_model_seen(model: Any, me: int, seen: tuple[str, ...]) -> ColumnElement[
 
 def _is_set_seen(of: Any, me: int, seen: tuple[str, ...]) -> ColumnElement[bool]:
     return _some(_s.model_id == of.model_id, _s.set_name == of.name, _is_seen(_s, me, seen))
+
+
+def _is_release_seen(release: Any, me: int, seen: tuple[str, ...]) -> ColumnElement[bool]:
+    of_set = (_set.c.release_name == release.name, _s.model_id == _set.c.model_id, _s.set_name == _set.c.name)
+    return or_(release.owner_id == me, _some(*of_set, _is_seen(_s, me, seen)))
 
 
 def _is_corpus_seen(corpus: Any, me: int, seen: tuple[str, ...]) -> ColumnElement[bool]:
@@ -134,4 +153,4 @@ def _is_of_listed_model(of: Any, me: int) -> ColumnElement[bool]:
 
 
 def _some(*criteria: ColumnElement[bool]) -> ColumnElement[bool]:
-    return exists().where(*criteria).correlate_except(_source, _revision, _of_job)
+    return exists().where(*criteria).correlate_except(_source, _revision, _of_job, _set)
