@@ -184,14 +184,14 @@ class Corpus(Base):
     vocabulary_id: Mapped[int] = mapped_column(ForeignKey("vocabulary.id"))
     name: Mapped[str]
     fingerprint: Mapped[str]
-    """sha256 over the token rows and the mask rule."""
+    """sha256 over the token rows and the mask rule; of an imported corpus `given:` and its source's id."""
     context_size: Mapped[int]
     n_contexts: Mapped[int]
     n_tokens: Mapped[int] = mapped_column(BigInteger)
     """Tokens that count: special tokens and the leading position left out."""
     is_first_masked: Mapped[bool]
     blob_key: Mapped[str]
-    """The rows as a .npy of uint16 or uint32."""
+    """The rows as a .npy of uint16 or uint32; empty: there are none, the texts were imported."""
     documents_key: Mapped[str | None]
     """Which documents the rows are from (`DocumentStarts` in workers/compute/corpus.py); NULL: not known."""
     created_at: Mapped[datetime] = mapped_column(server_default=_now)
@@ -218,7 +218,8 @@ class Context(Base):
     corpus_id: Mapped[int] = mapped_column(ForeignKey("corpus.id", ondelete="CASCADE"), primary_key=True)
     index: Mapped[int] = mapped_column(primary_key=True)
     tokens: Mapped[bytes]
-    """Little-endian uint16 ids where the vocabulary has at most 65,536 tokens, else uint32."""
+    """Little-endian uint16 ids where the vocabulary has at most 65,536 tokens, else uint32; of an imported corpus as
+    `formats.given.pack_tokens` has them."""
     documents: Mapped[list[Any] | None] = mapped_column(JSONB(none_as_null=True))
     """[position, name] of each document that begins or goes on in it; NULL: not known."""
 
@@ -340,7 +341,7 @@ class Feature(Base):
 
 
 class Dashboard(Base):
-    """One feature's page, packed (`backend/formats/dashboards.py`)."""
+    """One feature's page, packed (`backend/formats/dashboards.py`, or `given.py` where it was imported)."""
 
     __tablename__ = "dashboard"
 

@@ -12,7 +12,7 @@ Names, types and empty values: hijohnnylin/neuronpedia at ebb8426f, `apps/webapp
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -131,6 +131,8 @@ class Example(Protocol):
     def max_position(self) -> int: ...
     @property
     def documents(self) -> Sequence[Document]: ...
+    @property
+    def given(self) -> Mapping[str, Any] | None: ...
     def peak(self, *, is_negative: bool) -> int: ...
 
 
@@ -201,12 +203,14 @@ class Feature(Protocol):
     def logit_lens(self) -> LogitLens | None: ...
     @property
     def neighbours(self) -> Sequence[Neighbour]: ...
+    @property
+    def given(self) -> Mapping[str, Any] | None: ...
 
 
 def neuron(feature: Feature) -> Row:
-    """The `Neuron` row, relations left out: a line of `features/batch-N.jsonl`."""
+    """The `Neuron` row, relations left out: a line of `features/batch-N.jsonl`. An imported one as it was given."""
     source, lens = feature.source, feature.logit_lens
-    return {
+    row: Row = {
         "modelId": source.model,
         "layer": source.name,
         "index": str(feature.index),
@@ -239,6 +243,12 @@ def neuron(feature: Feature) -> Row:
         "umap_x": None,
         "umap_y": None,
     }
+    if feature.given is None:
+        return row
+    # what an import leaves out it said nothing of: our own reading of it is no part of the row
+    said_nothing = {"topkCosSimIndices": [], "topkCosSimValues": [], "hookName": None, "vectorLabel": None}
+    histograms = {name: [] for name in row if "_hist_data_" in name}
+    return row | said_nothing | histograms | {name: value for name, value in feature.given.items() if name in row}
 
 
 def activations(feature: Feature) -> list[Row]:
@@ -254,7 +264,7 @@ def activations(feature: Feature) -> list[Row]:
 def feature_with_relations(feature: Feature, model: Model, source_set: SourceSet) -> Row:
     """What `GET /api/feature/{model}/{source}/{index}` answers."""
     return {
-        **neuron(feature),
+        **_served(neuron(feature)),
         "model": model_row(model),
         "source": source_row(feature.source),
         "sourceSet": source_set_row(source_set, has_dashboards=True),
@@ -269,12 +279,17 @@ def feature_with_relations(feature: Feature, model: Model, source_set: SourceSet
 def feature_in_list(feature: Feature, model: Model, source_set: SourceSet) -> Row:
     """One of what `POST /api/features-offset` answers: fewer relations."""
     return {
-        **neuron(feature),
+        **_served(neuron(feature)),
         "model": model_row(model),
         "sourceSet": source_set_row(source_set, has_dashboards=True),
         "activations": activations(feature),
         "explanations": [],
     }
+
+
+def _served(row: Row) -> Row:
+    """Neuronpedia's server leaves these empty on purpose, whatever its files say: they do not mean what they are called."""
+    return row | {f"correlated_features_{key}": [] for key in ("indices", "pearson", "l1")}
 
 
 def explained_neuron(feature: Feature) -> Row:
@@ -408,11 +423,13 @@ def _with_given(row: Row, given: Mapping[str, object]) -> Row:
 
 def _activation(feature: Feature, group: Group, example: Example) -> Row:
     source = feature.source
+    is_given = example.given is not None
     values = [0.0] * len(example.tokens)
-    for position, value in zip(example.positions, _all_shortest(example.values), strict=True):
+    shown = example.values if is_given else _all_shortest(example.values)
+    for position, value in zip(example.positions, shown, strict=True):
         values[position] = value
-    greatest = max(values)
-    return {
+    greatest = max(values, default=0.0)
+    row: Row = {
         "id": _activation_id(feature, group, example),
         "tokens": list(example.tokens),
         "dataIndex": str(example.context),
@@ -423,8 +440,8 @@ def _activation(feature: Feature, group: Group, example: Example) -> Row:
         "source": source.name,
         "dataSource": source.corpus or None,
         "maxValue": greatest,
-        "maxValueTokenIndex": values.index(greatest),
-        "minValue": min(values),
+        "maxValueTokenIndex": values.index(greatest) if values else 0,
+        "minValue": min(values, default=0.0),
         "values": values,
         "dfaValues": [],
         "dfaTargetIndex": None,
@@ -443,6 +460,10 @@ def _activation(feature: Feature, group: Group, example: Example) -> Row:
         # ours: Neuronpedia's rows do not say where a text is from
         "documents": [{"position": document.position, "name": document.name} for document in example.documents],
     }
+    if example.given is None:
+        return row
+    said_nothing = dict.fromkeys(("dataIndex", "dataSource", "binMin", "binMax", "binContains", "qualifyingTokenIndex"))
+    return row | said_nothing | {name: value for name, value in example.given.items() if name in row}
 
 
 def _activation_id(feature: Feature, group: Group, example: Example) -> str:

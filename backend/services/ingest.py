@@ -8,13 +8,12 @@ import io
 import itertools
 import json
 import math
-import struct
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Corpus, CorpusRecipe, Dashboard, Feature, Model, Revision, Source, Vocabulary
-from backend.formats import dashboards, look, quality
+from backend.formats import copy_rows, dashboards, look, quality
 
 N_DENSITY_BINS = 50
 _COPY_ROWS = 4096
@@ -130,14 +129,9 @@ def copy_dashboards(
     pages = [block[start : start + _PACKED_TOGETHER] for start in range(0, len(block), _PACKED_TOGETHER)]
     with ThreadPoolExecutor() as pool:  # zlib lets go of the interpreter
         packed = list(itertools.chain.from_iterable(pool.map(_pack_all, pages)))
-    features = [_feature_row(revision_id, d, n_tokens, vocabulary) for d in block]
-    columns = (
-        "revision_id, index, n_firings, density, max_activation, mean_activation, logit_kurtosis, fires_on, promotes, "
-        "token_texts"
-    )
-    _copy(session, f"feature ({columns})", features)
-    rows = [_PAGE.pack(3, 4, revision_id, 4, d.index, len(page)) + page for d, page in zip(block, packed, strict=True)]
-    _copy(session, "dashboard (revision_id, index, packed)", rows)
+    copy(session, copy_rows.FEATURE, [_feature_row(revision_id, d, n_tokens, vocabulary) for d in block])
+    rows = [copy_rows.dashboard(revision_id, d.index, page) for d, page in zip(block, packed, strict=True)]
+    copy(session, copy_rows.DASHBOARD, rows)
 
 
 def delete_features(session: Session, revision_id: int, first: int, stop: int) -> None:
@@ -164,12 +158,9 @@ def store_contexts(
     for start in range(0, len(shown), _COPY_ROWS):
         some = shown[start : start + _COPY_ROWS].tolist()
         tokens = [np.ascontiguousarray(rows[index]).tobytes() for index in some]
-        named = [_NULL if documents_of is None else _field(_JSONB_VERSION + _pairs(documents_of(i))) for i in some]
-        lines = [
-            _CONTEXT.pack(3, 4, index, len(row)) + row + documents
-            for index, row, documents in zip(some, tokens, named, strict=True)
-        ]
-        _copy(session, "new_context (index, tokens, documents)", lines)
+        named = [None if documents_of is None else documents_of(i) for i in some]
+        lines = [copy_rows.context(*each) for each in zip(some, tokens, named, strict=True)]
+        copy(session, "new_context (index, tokens, documents)", lines)
     session.connection().exec_driver_sql(
         "INSERT INTO context (corpus_id, index, tokens, documents) "
         "SELECT %s, index, tokens, documents FROM new_context ON CONFLICT DO NOTHING",
@@ -185,10 +176,14 @@ def publish(session: Session, revision_id: int) -> None:
     rows = session.execute(alive).all()
     n_tokens = session.scalars(select(Corpus.n_tokens).where(Corpus.id == revision.corpus_id)).one()
     revision.n_alive, revision.n_firings = len(rows), sum(n for _, n, _ in rows)
-    revision.n_dense = sum(n > quality.DENSE * n_tokens for _, n, _ in rows)
+    if n_tokens:
+        revision.n_dense = sum(n > quality.DENSE * n_tokens for _, n, _ in rows)
+    else:  # an import that does not say how many
+        revision.n_dense = sum(density > quality.DENSE for density, _, _ in rows)
     # exactly rounded, so the order the rows come in changes nothing
-    revision.activation_sum = math.fsum(n * mean for _, n, mean in rows if mean is not None)
-    revision.density_histogram = density_histogram(np.array([density for density, _, _ in rows]))
+    known = [n * mean for _, n, mean in rows if mean is not None]
+    revision.activation_sum = math.fsum(known) if known or not rows else None
+    revision.density_histogram = density_histogram(np.array([density for density, _, _ in rows if density > 0]))
     session.flush()
     session.execute(update(Source).where(Source.id == revision.source_id).values(revision_id=revision_id))
 
@@ -214,65 +209,29 @@ def density_histogram(densities: NDArray[np.floating]) -> dict[str, Any]:
     return {"low": low, "high": 0.0, "counts": counts.tolist()}
 
 
-def token_texts(texts: Sequence[str]) -> str:
-    """What the token filter searches: every text in lower case between U+001F, which no token has."""
-    return "\x1f".join(["", *(_storable(text).lower() for text in texts), ""])
-
-
-def _storable(text: str) -> str:
-    """NUL, which Postgres cannot hold, as its picture."""
-    return text.replace("\x00", "␀")
-
-
 def _pack_all(some: list[dashboards.Dashboard]) -> list[bytes]:
     return [dashboards.pack(d) for d in some]
 
 
 def _feature_row(revision_id: int, d: dashboards.Dashboard, n_tokens: int, vocabulary: Sequence[str]) -> bytes:
     lens = d.logit_lens
-    kurtosis = math.nan if lens is None else lens.moments.kurtosis
-    fires_on = [vocabulary[token] for token in d.top_tokens.tolist()]
-    promotes = [] if lens is None else [vocabulary[token] for token in lens.top_tokens.tolist()]
-    density = d.n_firings / n_tokens
-    fields = (
-        _FEATURE.pack(10, 4, revision_id, 4, d.index, 8, d.n_firings, 4, density, 4, d.max),
-        _DOUBLE.pack(8, d.moments.mean) if d.n_firings else _NULL,
-        _NULL if math.isnan(kurtosis) else _REAL.pack(4, kurtosis),
-        _field(_JSONB_VERSION + _json(fires_on)),
-        _field(_JSONB_VERSION + _json(promotes)),
-        _field(token_texts([*fires_on, *promotes]).encode()),
-    )
-    return b"".join(fields)
+    facts = copy_rows.FeatureFacts(
+        d.index, d.n_firings, d.n_firings / n_tokens, d.max, d.moments.mean if d.n_firings else math.nan,
+        math.nan if lens is None else lens.moments.kurtosis,
+        [vocabulary[token] for token in d.top_tokens.tolist()],
+        [] if lens is None else [vocabulary[token] for token in lens.top_tokens.tolist()],
+    )  # fmt: skip
+    return copy_rows.feature(revision_id, facts)
 
 
-# Rows of COPY's binary format: the number of fields, then each behind its length, numbers big-endian. Source:
-# PostgreSQL's documentation of COPY, "Binary Format"; a jsonb field is its text behind a version byte.
-_FEATURE = struct.Struct(">hiiiiiqifif")
-_PAGE = struct.Struct(">hiiiii")
-_CONTEXT = struct.Struct(">hiii")
-_REAL = struct.Struct(">if")
-_DOUBLE = struct.Struct(">id")
-_LENGTH = struct.Struct(">i")
-_NULL = _LENGTH.pack(-1)
-_JSONB_VERSION = b"\x01"
-_COPY_HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
-_COPY_END = struct.pack(">h", -1)
+def copy(session: Session, into: str, rows: Iterable[bytes]) -> None:
+    """COPY rows, as `copy_rows` makes them, into a table and its columns."""
+    stream = io.BytesIO(b"".join([copy_rows.HEADER, *rows, copy_rows.END]))
+    copy_stream(session, into, stream)
 
 
-def _field(data: bytes) -> bytes:
-    return _LENGTH.pack(len(data)) + data
-
-
-def _json(texts: Sequence[str]) -> bytes:
-    return json.dumps([_storable(text) for text in texts], ensure_ascii=False).encode()
-
-
-def _pairs(documents: Sequence[tuple[int, str]]) -> bytes:
-    return json.dumps([[position, _storable(name)] for position, name in documents], ensure_ascii=False).encode()
-
-
-def _copy(session: Session, into: str, rows: list[bytes]) -> None:
-    stream = io.BytesIO(b"".join([_COPY_HEADER, *rows, _COPY_END]))
+def copy_stream(session: Session, into: str, stream: IO[bytes]) -> None:
+    """COPY a whole stream, header and end included."""
     cursor = session.connection().connection.cursor()
     cursor.copy_expert(f"COPY {into} FROM STDIN (FORMAT binary)", stream, _COPY_BYTES)
     cursor.close()

@@ -36,7 +36,8 @@ def create(session: Session, source_ids: Sequence[int], spec: dict[str, Any], *,
             f"a job's sources are different ones of one model, not {len(source_ids)} of {len(models)} models.",
             hint="Queue a job for each model.",
         )
-    _refuse_without_weights(session, found)
+    if "import" not in spec:
+        _refuse_without_weights(session, found)
     _refuse_busy(session, source_ids, "is computing this source already")
     job = Job(model_id=models.pop(), state="queued", spec=spec, owner_id=owner_id)
     session.add(job)

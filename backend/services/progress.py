@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Job, JobSource, Lease, Shard, Source
 from backend.services import host_paths
-from backend.services.shards import ACTIVE, STAGES, Stage
+from backend.services.shards import ACTIVE, COMPUTE, Stage, stages_of
 from backend.services.visibility import unrestricted
 
 
@@ -132,7 +132,7 @@ def views(session: Session, jobs: Sequence[Job]) -> tuple[JobView, ...]:
     for row in session.execute(_sums(ids)):
         of = sums[row.job_id].setdefault(row.stage, _Sum())
         _add(of, row)
-        if row.stage == "finish":
+        if row.stage in ("finish", "store") and row.source_id is not None:
             features[row.job_id, row.source_id] = (int(row.n_units), int(row.units_done))
     for row in session.execute(_leases(ids)):
         known = sums[row.job_id].get(row.stage)
@@ -218,13 +218,14 @@ def _add(of: _Sum, row: Row[Any]) -> None:
 def _view(
     job: Job, sources: tuple[JobSourceView, ...], sums: dict[str, _Sum], n_before: int, error: str | None
 ) -> JobView:
-    stages = tuple(_stage(stage, sums[stage.name]) for stage in STAGES if stage.name in sums)
+    all_stages = stages_of(job.spec)
+    stages = tuple(_stage(stage, sums[stage.name]) for stage in all_stages if stage.name in sums)
     at_work = next((stage.name for stage in stages if stage.n_shards_done < stage.n_shards), "")
     encoding = sums.get("encode", _Sum())
     return JobView(
         id=job.id, model=job.model_id, sources=sources, state=job.state,
-        stage=at_work or (stages[-1].name if stages else STAGES[0].name), stages=stages,
-        fraction=1.0 if job.state == "done" else fraction(sums),
+        stage=at_work or (stages[-1].name if stages else all_stages[0].name), stages=stages,
+        fraction=1.0 if job.state == "done" else fraction(sums, all_stages),
         tokens_per_s=encoding.units_per_s or None,
         seconds_left=seconds_left(sums) if job.state == "running" else None, error=error,
         created_at=job.created_at, started_at=job.started_at, finished_at=job.finished_at, n_before=n_before,
@@ -236,14 +237,14 @@ def _stage(stage: Stage, of: _Sum) -> StageView:
     return StageView(stage.name, stage.unit, of.n_shards, of.n_done, of.n_running, of.n_units, of.units_now)
 
 
-def expected(sums: dict[str, _Sum]) -> list[Stage]:
+def expected(sums: dict[str, _Sum], all_stages: Sequence[Stage] = COMPUTE) -> list[Stage]:
     """Stages the job has or will have: extra ones only if it has them, since they are planned with the others."""
-    return [stage for stage in STAGES if stage.name in sums or not (stage.is_extra and len(sums) > 1)]
+    return [stage for stage in all_stages if stage.name in sums or not (stage.is_extra and len(sums) > 1)]
 
 
-def fraction(sums: dict[str, _Sum]) -> float:
+def fraction(sums: dict[str, _Sum], all_stages: Sequence[Stage] = COMPUTE) -> float:
     """Of the whole job, by the usual share of each stage."""
-    stages = expected(sums)
+    stages = expected(sums, all_stages)
     whole = sum(stage.share for stage in stages)
     return sum(stage.share * sums[stage.name].fraction for stage in stages if stage.name in sums) / whole
 
@@ -253,7 +254,7 @@ def seconds_left(sums: dict[str, _Sum]) -> float | None:
     encoding = sums.get("encode")
     if encoding is None:
         return None
-    shares = {stage.name: stage.share for stage in STAGES}
+    shares = {stage.name: stage.share for stage in COMPUTE}
     whole: float | None = None
     if encoding.fraction == 1.0 and encoding.started_at and encoding.finished_at:
         whole = (encoding.finished_at - encoding.started_at).total_seconds()

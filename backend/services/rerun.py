@@ -19,8 +19,9 @@ OPTIONS = ("context_size", "max_tokens", "dtype", "seed", "quality_tokens", "kee
 
 
 def last_spec(session: Session, source_id: int) -> dict[str, Any]:
-    """What was asked when the source was last computed; empty if it never was."""
+    """What was asked when the source was last computed; empty if it never was, an import left aside."""
     found = select(Job.spec).join(JobSource, JobSource.job_id == Job.id).where(JobSource.source_id == source_id)
+    found = found.where(~Job.spec.has_key("import"))
     spec = session.scalar(unrestricted(found.order_by(Job.id.desc()).limit(1)))
     return {} if spec is None else jobs.asked(spec)
 

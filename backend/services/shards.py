@@ -40,13 +40,30 @@ class Stage:
     """Dashboards are published without it: claimed last, and a job it failed in goes on with the rest."""
 
 
-STAGES = (
-    Stage("prepare", "tokens", 0.03),
+_PREPARE = Stage("prepare", "tokens", 0.03)
+COMPUTE = (
+    _PREPARE,
     Stage("encode", "tokens", 0.72),
     Stage("finish", "features", 0.13),
     Stage("evaluate", "tokens", 0.12, is_extra=True),
 )
-"""In order. To add one: a line here, a function in `workers/stages.py`, and `plan` where its shards become possible."""
+"""Of a job that computes dashboards, in order. To add one: a line here, a function in `workers/stages.py`, and `plan`
+where its shards become possible."""
+IMPORT = (
+    _PREPARE,
+    Stage("read", "bytes", 0.55),
+    Stage("merge", "contexts", 0.12),
+    Stage("store", "features", 0.30),
+)
+"""Of a job that imports them; functions in `workers/importing.py`."""
+STAGES = (*COMPUTE, *IMPORT[1:])
+
+
+def stages_of(spec: dict[str, Any]) -> tuple[Stage, ...]:
+    """The stages of a job, by its spec."""
+    return IMPORT if "import" in spec else COMPUTE
+
+
 _EXTRA = tuple(stage.name for stage in STAGES if stage.is_extra)
 
 
@@ -69,6 +86,7 @@ class ClaimedSource:
     id: int
     name: str
     weights: str
+    """Empty: none are known; only an import does without."""
     declared: dict[str, Any]
     """What was said beside the weights' files."""
     revision_id: int | None
@@ -96,6 +114,7 @@ class Claim:
     source_id: int | None
     model: str
     model_weights: str
+    """Empty: as of its sources."""
     sources: tuple[ClaimedSource, ...]
     """All of the job's, in its order."""
     spec: dict[str, Any]
@@ -178,17 +197,20 @@ def _claim(session: Session, shard: Shard, worker: str, lease_s: float) -> Claim
     session.flush()
     job = session.get_one(Job, shard.job_id)
     model = session.get_one(Model, job.model_id)
-    assert model.weights is not None, "no job is queued without"
+    assert model.weights is not None or "import" in job.spec, "nothing else is queued without"
     rows = (
         select(Source.id, Source.name, Source.weights, Source.declared, JobSource.revision_id)
         .join(JobSource, JobSource.source_id == Source.id)
         .where(JobSource.job_id == job.id)
         .order_by(JobSource.number)
     )
-    sources = tuple(ClaimedSource(*row) for row in session.execute(rows))
+    sources = tuple(
+        ClaimedSource(row.id, row.name, row.weights or "", row.declared, row.revision_id)
+        for row in session.execute(rows)
+    )
     return Claim(
         lease.id, shard.id, job.id, shard.stage, shard.number, shard.first, shard.n, shard.n_units, shard.source_id,
-        model.id, model.weights, sources, job.spec, shard.attempts,
+        model.id, model.weights or "", sources, job.spec, shard.attempts,
     )  # fmt: skip
 
 

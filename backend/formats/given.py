@@ -1,0 +1,135 @@
+"""A feature as another tool said it: what was imported, kept to the last digit, and how it is packed into a row.
+
+Numbers stay the decimals they were in the file, so JSON behind zlib holds them exactly, and in less room than binary
+numbers would take. Texts are (context, positions, values) as in a computed dashboard; contexts are stored once.
+Keys are Neuronpedia's (`neuronpedia.py`). What a row says that is nothing ([] or null) is left out, as is what its other
+keys tell: its place, and the maximum and minimum of its values.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+PACK_VERSION = 3
+"""First byte of the packed form; those of computed dashboards are in `dashboards.py`."""
+_ZLIB_LEVEL = 6
+TOP_BIN = -1
+Facts = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class GivenExample:
+    """One text with its activations."""
+
+    context: int
+    """Index in the source's corpus."""
+    positions: tuple[int, ...]
+    """Of the values that are not zero, ascending."""
+    values: tuple[float, ...]
+    row: Facts
+    """The rest of its `Activation` row."""
+
+    @property
+    def max_value(self) -> float:
+        """The largest value; 0 where there is none above."""
+        return max(self.values, default=0.0)
+
+    @property
+    def is_top(self) -> bool:
+        """It is one of the top contexts, or of no interval."""
+        return self.row.get("binMin") in (None, TOP_BIN)
+
+
+@dataclass(frozen=True, slots=True)
+class GivenFeature:
+    """One feature."""
+
+    index: int
+    row: Facts
+    """Its `Neuron` row, less its place."""
+    examples: tuple[GivenExample, ...]
+    """In the order given."""
+
+    @property
+    def max_value(self) -> float:
+        """`maxActApprox`, or the largest value of its examples where that is not said; 0 for a dead feature."""
+        said = self.row.get("maxActApprox")
+        return float(said) if said else max((example.max_value for example in self.examples), default=0.0)
+
+    @property
+    def density(self) -> float:
+        """`frac_nonzero`: firings per token, 0–1; 0 where it is not said."""
+        return float(self.row.get("frac_nonzero") or 0.0)
+
+    @property
+    def neighbours(self) -> list[int]:
+        """Indices of features near in decoder direction, nearest first."""
+        return list(self.row.get("topkCosSimIndices") or ())
+
+    def shown(self, n_examples: int | None) -> "GivenFeature":
+        """With its first `n_examples` top contexts only, the largest maximum first; None: as it is."""
+        if n_examples is None:
+            return self
+        top = sorted((example for example in self.examples if example.is_top), key=lambda each: -each.max_value)
+        return GivenFeature(self.index, self.row, tuple(top[:n_examples]))
+
+
+def is_given(packed: bytes) -> bool:
+    """Whether a packed row is of this form."""
+    return packed[:1] == bytes([PACK_VERSION])
+
+
+def pack(feature: GivenFeature) -> bytes:
+    """Return the packed form; `unpack` gives back every number and text."""
+    examples = feature.examples
+    names = sorted({name for example in examples for name in example.row})
+    columns: dict[str, Any] = {}
+    common: dict[str, Any] = {}
+    for name in names:
+        column = [example.row.get(name) for example in examples]
+        if all(value == column[0] and type(value) is type(column[0]) for value in column):
+            common[name] = column[0]
+        else:
+            columns[name] = column
+    body = [
+        feature.index, feature.row, common, columns, [example.context for example in examples],
+        [len(example.positions) for example in examples],
+        [at for example in examples for at in example.positions],
+        [value for example in examples for value in example.values],
+    ]  # fmt: skip
+    return bytes([PACK_VERSION]) + zlib.compress(orjson.dumps(body), _ZLIB_LEVEL)
+
+
+def unpack(packed: bytes) -> GivenFeature:
+    """The feature `pack` was given; raises `ValueError` for another version."""
+    if not is_given(packed):
+        raise ValueError(f"packed feature of version {packed[:1].hex() or 'none'}; this code reads {PACK_VERSION}")
+    index, row, common, columns, contexts, counts, positions, values = orjson.loads(zlib.decompress(packed[1:]))
+    examples = []
+    start = 0
+    for at, (context, count) in enumerate(zip(contexts, counts, strict=True)):
+        stop = start + count
+        own = {name: column[at] for name, column in columns.items() if column[at] is not None}
+        examples.append(GivenExample(context, tuple(positions[start:stop]), tuple(values[start:stop]), common | own))
+        start = stop
+    return GivenFeature(index, row, tuple(examples))
+
+
+def pack_tokens(ids: Sequence[int]) -> bytes:
+    """Token ids of a context of an imported corpus: UTF-8 of the characters of those numbers.
+
+    The commonest tokens of a corpus have the smallest ids and so take one byte or two, whatever its vocabulary grows to.
+    """
+    return "".join(map(chr, ids)).encode("utf-8", "surrogatepass")
+
+
+def unpack_tokens(tokens: bytes) -> list[int]:
+    """The ids `pack_tokens` was given."""
+    return list(map(ord, tokens.decode("utf-8", "surrogatepass")))
+
+
+MAX_TOKENS = 0x110000
+"""Different token texts a corpus can have: as many as there are characters."""

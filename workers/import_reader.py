@@ -1,0 +1,214 @@
+"""A process that reads files of imports and packs features, beside others like it: `python -m workers.import_reader`.
+
+Tasks come as lines of JSON and are answered by lines of JSON: {"at": bytes or features done} while one is at work, then its
+result, or {"error": …, "is_input": …}. It ends when nobody is left to send any. Knows neither database nor torch, so it
+starts at once and stays small.
+"""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from backend import errors
+from backend.formats import array_file, copy_rows, given, import_files, import_parts, neuronpedia_rows
+from backend.formats.import_files import DataFile, Opened
+from backend.formats.import_parts import Builder, Part
+from backend.import_places import Folder, Web
+
+MAX_PART_BYTES = 96_000_000
+"""Of what is gathered before it is written: a file that is larger becomes several parts."""
+_N_TOKENS_SHOWN = 10
+_SAY_EVERY_S = 0.2
+Say = Callable[[dict[str, Any]], None]
+
+
+def main() -> None:
+    """Do tasks until there is no more line."""
+    for line in sys.stdin:
+        task = json.loads(line)
+        try:
+            _say({"result": _TASKS[task.pop("do")](**task, say=_say)})
+        except errors.SiteError as error:
+            _say({"error": str(error), "is_input": True})
+        except Exception as error:
+            _say({"error": f"{type(error).__name__}: {error}", "is_input": False})
+
+
+def read(*, place: dict[str, str], name: str, what: import_files.What, out: str, say: Say) -> dict[str, Any]:
+    """Read a data file into parts `out`-0, `out`-1, …; what was found in it."""
+    where = Folder(Path(place["folder"])) if "folder" in place else Web(place["url"])
+    hasher = sha256()
+    progress = _Progress(say)
+    parts: list[str] = []
+    builder = Builder()
+    found: dict[str, Any] = {"corpus": {}, "put_right": {}, "unknown": {}, "n_rows": 0}
+
+    def write() -> None:
+        nonlocal builder
+        path = f"{out}-{len(parts)}"
+        builder.write(Path(path), {})
+        parts.append(path)
+        for key, counts in (("put_right", builder.counts.put_right), ("unknown", builder.counts.unknown)):
+            for each, n in counts.items():
+                found[key][each] = found[key].get(each, 0) + n
+        builder = Builder()
+
+    with import_files.opened(where, name, on_bytes=progress.add, hasher=hasher) as opened:
+        rows = _batch(opened, name) if what == "batch" else _lines(opened, DataFile(name, 0, what))
+        for add in rows:
+            corpus = add(builder)
+            found["n_rows"] += 1
+            found["corpus"] |= corpus or {}
+            if builder.n_bytes > MAX_PART_BYTES:
+                write()
+        write()
+        return found | {"parts": parts, "n_bytes": opened.n_bytes, "sha256": hasher.hexdigest()}
+
+
+def _lines(opened: Opened, file: DataFile) -> Any:
+    """What adds each row of a file to a builder."""
+    n = 0
+
+    def add(builder: Builder) -> None:
+        try:
+            if file.what == "features":
+                builder.add_neuron(*neuronpedia_rows.neuron(line, builder.counts))
+            else:
+                builder.add_text(neuronpedia_rows.activation(line, builder.counts))
+        except ValueError as error:
+            raise neuronpedia_rows.at_line(file.name, n, error) from error
+
+    try:
+        for line in neuronpedia_rows.lines(opened.pieces()):
+            n += 1
+            yield add
+    except ValueError as error:
+        raise neuronpedia_rows.at_line(file.name, n + 1, error) from error
+
+
+def _batch(opened: Opened, name: str) -> Any:
+    """What adds each feature of a batch of SAEDashboard's to a builder; it answers what it says of the corpus."""
+    data = b"".join(opened.pieces())
+    head = import_files.batch_head(data, name)
+    hook = head.get("hook_point")
+    place = f"blocks.{head.get('layer')}.{hook}" if hook else ""
+    text = data.decode("utf-8", "replace")
+    del data
+    n = 0
+
+    def add(builder: Builder) -> dict[str, Any]:
+        feature = neuronpedia_rows.of_dashboard(row, place, builder.counts)
+        builder.add_neuron(feature.index, feature.row)
+        for each in feature.texts:
+            builder.add_text(each)
+        return feature.corpus
+
+    try:
+        for row in import_files.batch_features(text, name):
+            n += 1
+            yield lambda builder: _told(add, builder, name, n)
+    except ValueError as error:
+        raise errors.InvalidInputError(
+            f"{name}, after feature {n} of it: {error}.", hint="Nothing of it is imported. Write or download it again."
+        ) from error
+
+
+def _told(add: Callable[[Builder], dict[str, Any]], builder: Builder, name: str, n: int) -> dict[str, Any]:
+    try:
+        return add(builder)
+    except ValueError as error:
+        raise errors.InvalidInputError(
+            f"{name}, feature {n} of it: {error}.", hint="Nothing of it is imported. Write or download it again."
+        ) from error
+
+
+def pack(
+    *, parts: Sequence[str], maps: str, first: int, n: int, revision_id: int, n_tokens: int, out: str, say: Say
+) -> dict[str, Any]:
+    """Features `first` to `first + n`, from all parts, as rows that COPY takes: `out`.features and `out`.dashboards."""
+    opened = [import_parts.read(Path(part)) for part in parts]
+    contexts = array_file.read(Path(maps)).arrays
+    numbers = [contexts[f"part-{i}"] for i in range(len(opened))]
+    vocabularies = [part.vocabulary for part in opened]
+    indices = np.unique(np.concatenate([part.features for part in opened]))
+    indices = indices[(indices >= first) & (indices < first + n)]
+    progress = _Progress(say)
+    n_texts = 0
+    with Path(f"{out}.features").open("wb") as features, Path(f"{out}.dashboards").open("wb") as dashboards:
+        for file in (features, dashboards):
+            file.write(copy_rows.HEADER)
+        for index in indices.tolist():
+            feature, fires_on = _feature(index, opened, numbers, vocabularies)
+            n_texts += len(feature.examples)
+            features.write(copy_rows.feature(revision_id, facts(feature, fires_on, n_tokens)))
+            dashboards.write(copy_rows.dashboard(revision_id, index, given.pack(feature)))
+            progress.add(1)
+        for file in (features, dashboards):
+            file.write(copy_rows.END)
+    return {"n_features": len(indices), "n_texts": n_texts}
+
+
+def _feature(
+    index: int, parts: Sequence[Part], numbers: Sequence[Any], vocabularies: Sequence[list[str]]
+) -> tuple[given.GivenFeature, list[str]]:
+    """The feature, and the tokens it fires on most strongly."""
+    row: dict[str, Any] = {}
+    examples: dict[bytes, given.GivenExample] = {}
+    strength: dict[str, float] = {}
+    for part, of_part, vocabulary in zip(parts, numbers, vocabularies, strict=True):
+        row |= part.neuron(index) or {}
+        for number, positions, values, rest in part.texts(index):
+            example = given.GivenExample(int(of_part[number]), tuple(positions), tuple(values), rest)
+            key = orjson.dumps([example.context, positions, values, {**rest, "id": None}], option=orjson.OPT_SORT_KEYS)
+            if key in examples:  # the same row twice, as where a file was exported again
+                continue
+            examples[key] = example
+            if example.is_top and values and example.max_value > 0:
+                at = positions[values.index(example.max_value)]
+                text = vocabulary[int(part.context(number)[at])]
+                strength[text] = strength.get(text, 0.0) + example.max_value
+    fires_on = sorted(strength, key=lambda text: (-strength[text], text))[:_N_TOKENS_SHOWN]
+    return given.GivenFeature(index, row, tuple(examples.values())), fires_on
+
+
+def facts(feature: given.GivenFeature, fires_on: Sequence[str], n_tokens: int) -> copy_rows.FeatureFacts:
+    """The narrow row. Firings are the fraction of the corpus's tokens, at least one of a feature that is not dead."""
+    is_alive = feature.max_value > 0 or feature.density > 0 or bool(feature.examples)
+    n_firings = max(round(feature.density * n_tokens), int(is_alive))
+    promotes = list(feature.row.get("pos_str") or ())[:_N_TOKENS_SHOWN]
+    return copy_rows.FeatureFacts(
+        feature.index, n_firings, feature.density, feature.max_value, math.nan, math.nan, fires_on, promotes
+    )
+
+
+class _Progress:
+    """Says how far a task is, not too often."""
+
+    def __init__(self, say: Say) -> None:
+        self._say, self._n, self._said_at = say, 0, time.monotonic()
+
+    def add(self, n: int) -> None:
+        self._n += n
+        now = time.monotonic()
+        if now - self._said_at > _SAY_EVERY_S:
+            self._said_at = now
+            self._say({"at": self._n})
+
+
+def _say(message: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+_TASKS: dict[str, Callable[..., dict[str, Any]]] = {"read": read, "pack": pack}
+
+if __name__ == "__main__":
+    main()
