@@ -228,8 +228,10 @@ def activations(feature: Feature) -> list[Row]:
     return [row for _, row in sorted(rows, key=lambda pair: -pair[0])]
 
 
-def feature_with_relations(feature: Feature, model: Model, source_set: SourceSet) -> Row:
-    """What `GET /api/feature/{model}/{source}/{index}` answers."""
+def feature_with_relations(
+    feature: Feature, model: Model, source_set: SourceSet, *, explanations: Sequence[Row] = ()
+) -> Row:
+    """What `GET /api/feature/{model}/{source}/{index}` answers; explanations are rows of `neuronpedia_explanations`."""
     return {
         **neuron(feature),
         "model": model_row(model),
@@ -239,24 +241,24 @@ def feature_with_relations(feature: Feature, model: Model, source_set: SourceSet
         "lists": [],
         "comments": [],
         "activations": activations(feature),
-        "explanations": [],
+        "explanations": list(explanations),
     }
 
 
-def feature_in_list(feature: Feature, model: Model, source_set: SourceSet) -> Row:
+def feature_in_list(feature: Feature, model: Model, source_set: SourceSet, *, explanations: Sequence[Row] = ()) -> Row:
     """One of what `POST /api/features-offset` answers: fewer relations."""
     return {
         **neuron(feature),
         "model": model_row(model),
         "sourceSet": source_set_row(source_set, has_dashboards=True),
         "activations": activations(feature),
-        "explanations": [],
+        "explanations": list(explanations),
     }
 
 
-def explained_neuron(feature: Feature) -> Row:
+def explained_neuron(feature: Feature, *, explanations: Sequence[Row] = ()) -> Row:
     """A feature in what `POST /api/search-topk-by-token` answers: its explanations are its only relation."""
-    return {**neuron(feature), "explanations": []}
+    return {**neuron(feature), "explanations": list(explanations)}
 
 
 def model_row(model: Model) -> Row:
