@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from typing import Any
 
 import orjson
@@ -85,12 +86,9 @@ def test_every_name_of_a_key_is_understood(api, given):
     ],
 )  # fmt: skip
 def test_what_cannot_be_added_is_refused(api, given, status):
-    body = (
-        orjson.dumps(AT | {"description": "cats"} | given)
-        if "\ud800" not in str(given)
-        else rb'{"description": "\ud800"}'
-    )
-    assert refused(api.post("explanation/new", content=body), status)
+    body = json.dumps(AT | {"description": "cats"} | given)
+    headers = {"content-type": "application/json"}
+    assert refused(api.post("explanation/new", content=body, headers=headers), status)
 
 
 def test_votes_are_counted_once_a_person(site, session):
@@ -135,27 +133,22 @@ def test_lists_of_features_carry_them_in_one_statement(api, connection):
         found = answered(api.post("features-offset", json=body))
     assert len(seen) == len(seen_again)
     said = {int(row["index"]): [each["description"] for each in row["explanations"]] for row in found}
-    assert said == dict.fromkeys((int(row["index"]) for row in bare), []) | {RICH: ["cats"], SINGLE: ["dogs"]}
+    assert said == {int(row["index"]): [] for row in bare} | {RICH: ["cats"], SINGLE: ["dogs"]}
 
 
 def test_searches_by_text_carry_them(api, worker):
     add(api, "cats")
     add(api, "more cats")
-    values = (0.0, 1.0)
-    worker.script = lambda request: [
-        messages.SearchReply(
-            id="", texts=(messages.TextSearch(("<|endoftext|>", " cat"), (messages.Found(SOURCE, RICH, values),), (True, False)),)
-        )
-    ]  # fmt: skip
+    tokens, is_special = ("<|endoftext|>", " cat"), (True, False)
+    fires = messages.TextSearch(tokens, (messages.Found(SOURCE, RICH, (0.0, 1.0)),), is_special)
+    worker.script = lambda request: [messages.SearchReply(id="", texts=(fires,))]
     found = answered(api.post("search-all", json={"modelId": MODEL, "sourceSet": "tiny-sae", "text": " cat"}))
     live_schemas.ExpandedTextSearch.model_validate(found)
     assert [each["description"] for each in found["result"][0]["neuron"]["explanations"]] == ["more cats", "cats"]
-    worker.script = lambda request: [
-        messages.TopByTokenReply(
-            id="", texts=(messages.TextTopByToken(("<|endoftext|>", " cat"), (True, False), ((), (RICH, SINGLE)), ((), (2.0, 1.0))),)
-        )
-    ]  # fmt: skip
-    found = answered(api.post("search-topk-by-token", json={"modelId": MODEL, "source": SOURCE, "text": " cat"}))
+    top = messages.TextTopByToken(tokens, is_special, ((), (RICH, SINGLE)), ((), (2.0, 1.0)))
+    worker.script = lambda request: [messages.TopByTokenReply(id="", texts=(top,))]
+    asked = {"modelId": MODEL, "source": SOURCE, "text": " cat"}
+    found = answered(api.post("search-topk-by-token", json=asked))
     live_schemas.ExpandedTextTopByToken.model_validate(found)
     rich, single = (each["feature"] for each in found["results"][0]["topFeatures"])
     assert [each["description"] for each in rich["explanations"]] == ["more cats"]
@@ -299,8 +292,13 @@ def test_the_export_of_a_source_without_explanations_is_empty(api):
 
 @pytest.mark.parametrize(
     ("query", "status"),
-    [("", 400), (f"modelId={MODEL}", 400), (f"modelId={MODEL}&saeId=9-none", 404), (f"modelId={MODEL}&saeId={SOURCE}&format=x", 400)],
-)  # fmt: skip
+    [
+        ("", 400),
+        (f"modelId={MODEL}", 400),
+        (f"modelId={MODEL}&saeId=9-none", 404),
+        (f"modelId={MODEL}&saeId={SOURCE}&format=x", 400),
+    ],
+)
 def test_what_cannot_be_exported_is_refused(api, query, status):
     assert refused(api.get(f"explanation/export?{query}"), status)
 
