@@ -10,13 +10,15 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 from xml.etree import ElementTree
 
 from backend import errors
 from backend.formats.import_files import HEADS, Place
-from backend.storage import Store
+
+if TYPE_CHECKING:  # readers of imports start without it
+    from backend.storage import Store
 
 TIMEOUT_S = 60
 MOST_FILES = 100_000
@@ -48,7 +50,7 @@ class Folder:
 class Blobs:
     """Files of an upload."""
 
-    store: Store
+    store: "Store"
     key: str
 
     def sizes(self) -> dict[str, int]:
@@ -75,7 +77,8 @@ class Web:
 
     def open(self, name: str) -> IO[bytes]:
         """A file, as its bytes come; raises `UnavailableError`, and `NotFoundError` where there is none."""
-        return _get(self.url + quote(name))
+        answer: IO[bytes] = _get(self.url + quote(name))
+        return answer
 
     def _listed(self) -> dict[str, int] | None:
         """As S3 lists it: pages of up to 1,000. None: the server does not."""
@@ -124,7 +127,7 @@ class Web:
             return None
 
 
-def of(named: Mapping[str, Any], store: Store) -> Place:
+def of(named: Mapping[str, Any], store: "Store") -> Place:
     """The place that a job's spec names."""
     if "folder" in named:
         return Folder(Path(named["folder"]))

@@ -47,6 +47,11 @@ class HookPoint:
         return f"blocks.{self.layer}.{self.place}"
 
 
+def is_hook_point(text: str) -> bool:
+    """Whether `parse_hook_point` takes it."""
+    return _HOOK_POINT.fullmatch(text) is not None
+
+
 def parse_hook_point(text: str) -> HookPoint:
     """Return the hook point named by `text`, or raise `InvalidInputError`."""
     match = _HOOK_POINT.fullmatch(text)

@@ -24,7 +24,9 @@ def words() -> list[str]:
     return list(texts)
 
 
-def write(folder: Path, *, n_features: int, n_contexts: int = 0, model: str = "gpt2-small", source: str = "6-made") -> int:
+def write(
+    folder: Path, *, n_features: int, n_contexts: int = 0, model: str = "gpt2-small", source: str = "6-made"
+) -> int:
     """Write an export; returns how many activations it has.
 
     Args:
@@ -52,7 +54,9 @@ def write(folder: Path, *, n_features: int, n_contexts: int = 0, model: str = "g
     n_rows = 0
     for number, first in enumerate(range(0, n_features, BATCH)):
         indices = range(first, min(first + BATCH, n_features))
-        _write(folder / f"features/batch-{number}.jsonl.gz", [_neuron(rng, vocabulary, model, source, i) for i in indices])
+        _write(
+            folder / f"features/batch-{number}.jsonl.gz", [_neuron(rng, vocabulary, model, source, i) for i in indices]
+        )
         lines = []
         for index in indices:
             n = N_TOP + N_INTERVALS * N_EACH

@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import orjson
 
 from backend import errors
 from backend.formats import array_file, copy_rows, given, import_files, import_parts, neuronpedia_rows
-from backend.formats.import_files import DataFile, Opened
+from backend.formats.import_files import Opened
 from backend.formats.import_parts import Builder, Part
 from backend.import_places import Folder, Web
 
@@ -38,7 +38,7 @@ def main() -> None:
             _say({"result": _TASKS[task.pop("do")](**task, say=_say)})
         except errors.SiteError as error:
             _say({"error": str(error), "is_input": True})
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whoever sent the task raises it again
             _say({"error": f"{type(error).__name__}: {error}", "is_input": False})
 
 
@@ -62,84 +62,78 @@ def read(*, place: dict[str, str], name: str, what: import_files.What, out: str,
         builder = Builder()
 
     with import_files.opened(where, name, on_bytes=progress.add, hasher=hasher) as opened:
-        rows = _batch(opened, name) if what == "batch" else _lines(opened, DataFile(name, 0, what))
-        for add in rows:
-            corpus = add(builder)
-            found["n_rows"] += 1
-            found["corpus"] |= corpus or {}
-            if builder.n_bytes > MAX_PART_BYTES:
-                write()
+        items, take = _batch(opened, name) if what == "batch" else _lines(opened, what)
+        try:
+            for item in items:
+                found["n_rows"] += 1
+                found["corpus"] |= take(builder, item)
+                if builder.n_bytes > MAX_PART_BYTES:
+                    write()
+        except ValueError as error:
+            unit = "feature" if what == "batch" else "line"
+            raise errors.InvalidInputError(
+                f"{name}, {unit} {found['n_rows']:,}: {error}.",
+                hint="Nothing of it is imported. Export or download the file again.",
+            ) from error
         write()
         return found | {"parts": parts, "n_bytes": opened.n_bytes, "sha256": hasher.hexdigest()}
 
 
-def _lines(opened: Opened, file: DataFile) -> Any:
-    """What adds each row of a file to a builder."""
-    n = 0
-
-    def add(builder: Builder) -> None:
-        try:
-            if file.what == "features":
-                builder.add_neuron(*neuronpedia_rows.neuron(line, builder.counts))
-            else:
-                builder.add_text(neuronpedia_rows.activation(line, builder.counts))
-        except ValueError as error:
-            raise neuronpedia_rows.at_line(file.name, n, error) from error
-
-    try:
-        for line in neuronpedia_rows.lines(opened.pieces()):
-            n += 1
-            yield add
-    except ValueError as error:
-        raise neuronpedia_rows.at_line(file.name, n + 1, error) from error
+Items = tuple[Iterator[Any], Callable[[Builder, Any], dict[str, Any]]]
+"""What a file holds, one by one, and what adds one of them to a builder and answers what it says of the corpus."""
 
 
-def _batch(opened: Opened, name: str) -> Any:
-    """What adds each feature of a batch of SAEDashboard's to a builder; it answers what it says of the corpus."""
+def _lines(opened: Opened, what: import_files.What) -> Items:
+    def add_neuron(builder: Builder, line: bytes) -> dict[str, Any]:
+        builder.add_neuron(*neuronpedia_rows.neuron(line, builder.counts))
+        return {}
+
+    def add_text(builder: Builder, line: bytes) -> dict[str, Any]:
+        builder.add_text(neuronpedia_rows.activation(line, builder.counts))
+        return {}
+
+    return neuronpedia_rows.lines(opened.pieces()), add_neuron if what == "features" else add_text
+
+
+def _batch(opened: Opened, name: str) -> Items:
     data = b"".join(opened.pieces())
     head = import_files.batch_head(data, name)
     hook = head.get("hook_point")
     place = f"blocks.{head.get('layer')}.{hook}" if hook else ""
-    text = data.decode("utf-8", "replace")
-    del data
-    n = 0
 
-    def add(builder: Builder) -> dict[str, Any]:
+    def add(builder: Builder, row: dict[str, Any]) -> dict[str, Any]:
         feature = neuronpedia_rows.of_dashboard(row, place, builder.counts)
         builder.add_neuron(feature.index, feature.row)
         for each in feature.texts:
             builder.add_text(each)
         return feature.corpus
 
-    try:
-        for row in import_files.batch_features(text, name):
-            n += 1
-            yield lambda builder: _told(add, builder, name, n)
-    except ValueError as error:
-        raise errors.InvalidInputError(
-            f"{name}, after feature {n} of it: {error}.", hint="Nothing of it is imported. Write or download it again."
-        ) from error
-
-
-def _told(add: Callable[[Builder], dict[str, Any]], builder: Builder, name: str, n: int) -> dict[str, Any]:
-    try:
-        return add(builder)
-    except ValueError as error:
-        raise errors.InvalidInputError(
-            f"{name}, feature {n} of it: {error}.", hint="Nothing of it is imported. Write or download it again."
-        ) from error
+    return import_files.batch_features(data.decode("utf-8", "replace"), name), add
 
 
 def pack(
-    *, parts: Sequence[str], maps: str, first: int, n: int, revision_id: int, n_tokens: int, out: str, say: Say
+    *,
+    parts: Sequence[str],
+    maps: str,
+    old: str,
+    first: int,
+    n: int,
+    revision_id: int,
+    n_tokens: int,
+    out: str,
+    say: Say,
 ) -> dict[str, Any]:
-    """Features `first` to `first + n`, from all parts, as rows that COPY takes: `out`.features and `out`.dashboards."""
+    """Features `first` to `first + n`, from all parts, as rows that COPY takes: `out`.features and `out`.dashboards.
+
+    Of a feature that is in `old` already, what the parts do not speak of stays: its row's other keys, its texts.
+    """
     opened = [import_parts.read(Path(part)) for part in parts]
     contexts = array_file.read(Path(maps)).arrays
     numbers = [contexts[f"part-{i}"] for i in range(len(opened))]
     vocabularies = [part.vocabulary for part in opened]
     indices = np.unique(np.concatenate([part.features for part in opened]))
     indices = indices[(indices >= first) & (indices < first + n)]
+    earlier = array_file.read(Path(old)).arrays
     progress = _Progress(say)
     n_texts = 0
     with Path(f"{out}.features").open("wb") as features, Path(f"{out}.dashboards").open("wb") as dashboards:
@@ -147,6 +141,12 @@ def pack(
             file.write(copy_rows.HEADER)
         for index in indices.tolist():
             feature, fires_on = _feature(index, opened, numbers, vocabularies)
+            packed = import_parts.entry(earlier, "packed", index)
+            if packed is not None:
+                known = given.unpack(packed)
+                if not feature.examples:
+                    fires_on = orjson.loads(import_parts.entry(earlier, "fires_on", index) or b"[]")
+                feature = given.GivenFeature(index, {**known.row, **feature.row}, feature.examples or known.examples)
             n_texts += len(feature.examples)
             features.write(copy_rows.feature(revision_id, facts(feature, fires_on, n_tokens)))
             dashboards.write(copy_rows.dashboard(revision_id, index, given.pack(feature)))

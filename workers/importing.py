@@ -8,6 +8,7 @@
 Every stage may run twice and be killed anywhere, as those of computations.
 """
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -17,16 +18,17 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import orjson
 
 from backend import errors, import_places
 from backend.db.session import transaction
 from backend.formats import array_file, copy_rows, import_files, import_parts, neuronpedia_rows
 from backend.formats.import_files import DataFile
-from backend.services import explanations, imports, ingest, jobs, shards
+from backend.services import explanation_files, imports, ingest, jobs, shards
 from backend.services.imports import CorpusFacts
 from backend.services.shards import Piece
 from workers import import_pool
-from workers.stages import Work
+from workers.work import Work
 
 READ_BYTES = 64_000_000
 """Files of so many bytes, or one larger one, are a shard."""
@@ -178,9 +180,7 @@ def merge(work: Work) -> None:
             spec={"dtype": imports.DTYPE, "files": sums},
         )  # fmt: skip
         jobs.set_prepared(session, claimed.job_id, spec=claimed.spec, revision_ids={source.id: revision_id})
-        _plan_store(
-            session, work, [Piece(int(run[0]), int(run[-1] - run[0]) + 1, len(run), source.id) for run in runs]
-        )
+        _plan_store(session, work, [Piece(int(run[0]), int(run[-1] - run[0]) + 1, len(run), source.id) for run in runs])
         _report(session, work, found)
 
 
@@ -246,12 +246,14 @@ def _store_features(work: Work) -> None:
         (merged,) = shards.results(session, claimed.job_id, "merge")
         before = imports.before(session, source.id, source.written_id)
         is_replacing = claimed.spec["import"]["is_replacing"]
-        old = {} if before is None or is_replacing else imports.packed(session, before, first, stop)
+        old = {} if before is None or is_replacing else imports.stored(session, before, first, stop)
     with ExitStack() as stack:
         scratch = stack.enter_context(work.scratch("rows"))
         scratch.mkdir()
         old_path = scratch / "old"
-        array_file.write(old_path, import_parts.table("old", old), {})
+        packed = import_parts.table("packed", {index: each.packed for index, each in old.items()})
+        fires_on = import_parts.table("fires_on", {index: orjson.dumps(each.fires_on) for index, each in old.items()})
+        array_file.write(old_path, packed | fires_on, {})
         task = {
             "do": "pack", "maps": str(stack.enter_context(work.blobs.local(merged["maps"]))),
             "parts": [str(stack.enter_context(work.blobs.local(key))) for key in keys], "old": str(old_path),
@@ -260,7 +262,7 @@ def _store_features(work: Work) -> None:
         cuts = np.linspace(first, stop, _PIECES + 1).astype(int).tolist()
         tasks = [
             task | {"first": a, "n": b - a, "out": str(scratch / str(i))}
-            for i, (a, b) in enumerate(zip(cuts[:-1], cuts[1:], strict=True))
+            for i, (a, b) in enumerate(itertools.pairwise(cuts))
             if b > a
         ]
         found = import_pool.run(tasks, _n_readers(work), work.heartbeat.at)
@@ -290,11 +292,11 @@ def _store_explanations(work: Work) -> None:
             try:
                 for line in neuronpedia_rows.lines(opened.pieces()):
                     n += 1
-                    rows.append(neuronpedia_rows.explanation(line))
+                    rows.append(neuronpedia_rows.parsed(line))
                     if len(rows) == _EXPLANATIONS_AT_ONCE:
-                        explanations.upsert_many(session, source.id, rows)
+                        explanation_files.upsert_many(session, source.id, rows)
                         rows = []
-                explanations.upsert_many(session, source.id, rows)
+                explanation_files.upsert_many(session, source.id, rows)
             except ValueError as error:
                 raise neuronpedia_rows.at_line(file.name, n, error) from error
         if not shards.finish(session, claimed, n_units=0, result={"n_explanations": n}):
@@ -322,4 +324,3 @@ def _publish_if_done(session: Any, work: Work) -> None:
 
 
 STAGES = {"read": read, "merge": merge, "store": store}
-

@@ -17,6 +17,7 @@ from backend.services import jobs, kept_index, removal, shards
 from backend.settings import Settings
 from workers import runtime, stages
 from workers.leases import Heartbeat
+from workers.work import OpenPostings, Work
 
 _logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class Worker:
         self.doing: str | None = None
         self._blobs = storage.store(settings)
         self._resident = runtime.Resident(cache=weights.cache_of(settings))
-        self._postings = stages.OpenPostings(self._blobs)
+        self._postings = OpenPostings(self._blobs)
 
     def run(self) -> None:
         """Do the next shard if there is one, then send what follows from it."""
@@ -55,9 +56,7 @@ class Worker:
         try:
             with Heartbeat(self.settings, self.sessions, claimed) as heartbeat:
                 stages.STAGES[claimed.stage](
-                    stages.Work(
-                        claimed, heartbeat, self.settings, self.sessions, self._blobs, self._resident, self._postings
-                    )
+                    Work(claimed, heartbeat, self.settings, self.sessions, self._blobs, self._resident, self._postings)
                 )
             logs.event(_logger, "shard.finished", **fields)
         except errors.CancelledError:

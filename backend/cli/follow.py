@@ -62,6 +62,12 @@ def sentence(view: JobView) -> str:
             says += f", {view.tokens_per_s:,.0f} tokens/s" if view.tokens_per_s else ""
         case "finish":
             says = f"finishing, {stage.n_units_done:,} of {stage.n_units:,} features"
+        case "read":
+            says = f"reading, {stage.n_units_done / 1e6:,.0f} of {stage.n_units / 1e6:,.0f} MB"
+        case "merge":
+            says = "sorting texts"
+        case "store":
+            says = f"storing, {stage.n_units_done:,} of {stage.n_units:,} features"
         case "evaluate":
             says = f"evaluating, {stage.n_units_done:,} of {stage.n_units:,} tokens"
         case _:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Computed,
     DateTime,
     ForeignKey,
     Identity,
@@ -22,7 +23,7 @@ from sqlalchemy import (
     func,
     true,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, DOUBLE_PRECISION, JSONB, REAL
+from sqlalchemy.dialects.postgresql import ARRAY, DOUBLE_PRECISION, JSONB, REAL, TSVECTOR
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -535,4 +536,82 @@ class SteerRun(Base):
     """zlib over JSON, `steering.Asked`: Postgres's own JSON cannot hold U+0000, which texts and tokens may."""
     outputs: Mapped[bytes]
     """Packed as the request: the last `messages.SteerReply`, with all of its tokens."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class Explanation(Base):
+    """What somebody or some model says a feature stands for. It hangs on the source, so computing that anew keeps it."""
+
+    __tablename__ = "explanation"
+    __table_args__ = (
+        Index("explanation_feature", "source_id", "index"),
+        Index("explanation_words", "words", postgresql_using="gin"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    """An imported one's own; of ours 128 random bits, URL-safe."""
+    source_id: Mapped[int] = mapped_column(ForeignKey("source.id", ondelete="CASCADE"))
+    index: Mapped[int]
+    """Of the feature."""
+    description: Mapped[str]
+    author_id: Mapped[int | None] = mapped_column(ForeignKey("account.id", ondelete="SET NULL"), index=True)
+    """NULL: it was imported, its author is gone, or the host's operator wrote it."""
+    author: Mapped[str] = mapped_column(server_default="")
+    """The author's id where it was imported from."""
+    type_name: Mapped[str | None]
+    """The method, such as `oai_token-act-pair`; NULL: not known, or written by a person."""
+    model_name: Mapped[str | None]
+    """Of the model that explained it; NULL: a person."""
+    notes: Mapped[str | None]
+    score_v1: Mapped[float | None] = mapped_column(DOUBLE_PRECISION)
+    """Neuronpedia's two overall scores, as imported."""
+    score_v2: Mapped[float | None] = mapped_column(DOUBLE_PRECISION)
+    umap_x: Mapped[float | None] = mapped_column(DOUBLE_PRECISION)
+    """Where an imported map shows it; NULL, as the next three: no map does."""
+    umap_y: Mapped[float | None] = mapped_column(DOUBLE_PRECISION)
+    umap_cluster: Mapped[int | None]
+    umap_log_feature_sparsity: Mapped[float | None] = mapped_column(DOUBLE_PRECISION)
+    embedding: Mapped[list[float] | None] = mapped_column(ARRAY(REAL))
+    """Imported: kept and exported, not searched."""
+    embedding_model: Mapped[str | None]
+    """What computed it, where that is known."""
+    words: Mapped[Any] = mapped_column(
+        TSVECTOR,
+        Computed(
+            "to_tsvector('english'::regconfig, description) || to_tsvector('simple'::regconfig, description)",
+            persisted=True,
+        ),
+    )
+    """Stems, then the words as written."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class ExplanationScore(Base):
+    """How well an explanation did in one kind of test."""
+
+    __tablename__ = "explanation_score"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    explanation_id: Mapped[str] = mapped_column(ForeignKey("explanation.id", ondelete="CASCADE"), index=True)
+    value: Mapped[float] = mapped_column(DOUBLE_PRECISION)
+    type_name: Mapped[str | None]
+    """The test, such as `eleuther_fuzz`."""
+    model_name: Mapped[str | None]
+    """Of the model that judged."""
+    details: Mapped[str] = mapped_column(server_default="")
+    """JSON as text, as Neuronpedia's `jsonDetails`; empty: none."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class ExplanationVote(Base):
+    """A person finds an explanation good."""
+
+    __tablename__ = "explanation_vote"
+    __table_args__ = (UniqueConstraint("explanation_id", "account_id", postgresql_nulls_not_distinct=True),)
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    explanation_id: Mapped[str] = mapped_column(ForeignKey("explanation.id", ondelete="CASCADE"))
+    account_id: Mapped[int | None] = mapped_column(ForeignKey("account.id", ondelete="CASCADE"), index=True)
+    """NULL: the host's operator, in `open` mode."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())

@@ -65,14 +65,14 @@ class Builder:
         texts = {index: b"[" + b",".join(rows) + b"]" for index, rows in self._texts.items()}
         ids = np.concatenate(contexts) if contexts else np.zeros(0, np.uint32)
         vocabulary = orjson.dumps(list(self._vocabulary))
-        arrays = {
+        arrays: dict[str, NDArray[Any]] = {
             "vocabulary": np.frombuffer(vocabulary, np.uint8),
             "token_counts": np.bincount(ids, minlength=len(self._vocabulary)).astype(np.int64),
             "digests": np.frombuffer(b"".join(self._by_digest), np.uint8).reshape(-1, DIGEST_BYTES),
             "context_offset": _offsets([len(row) for row in contexts]),
             "context_ids": ids,
-            **_table("texts", texts),
-            **_table("neurons", self._neurons),
+            **table("texts", texts),
+            **table("neurons", self._neurons),
         }
         array_file.write(path, arrays, meta)
 
@@ -84,7 +84,7 @@ class Builder:
             ids: list[int | None] = list(map(self._vocabulary.get, tokens))
             if None in ids:
                 ids = [self._vocabulary.setdefault(token, len(self._vocabulary)) for token in tokens]
-            self._contexts.append(np.fromiter(ids, np.uint32, len(ids)))  # type: ignore[arg-type] # none is None now
+            self._contexts.append(np.fromiter(ids, np.uint32, len(ids)))
             self.n_bytes += 4 * len(ids)
         return number, len(tokens)
 
@@ -135,12 +135,8 @@ class Part:
         return found
 
     def _entry(self, name: str, index: int) -> Any:
-        indices = self._arrays[f"{name}_index"]
-        at = int(np.searchsorted(indices, index))
-        if at == len(indices) or indices[at] != index:
-            return None
-        first, stop = self._arrays[f"{name}_offset"][at : at + 2].tolist()
-        return orjson.loads(self._arrays[f"{name}_bytes"][first:stop].tobytes())
+        found = entry(self._arrays, name, index)
+        return None if found is None else orjson.loads(found)
 
 
 def read(path: Path) -> Part:
@@ -215,11 +211,22 @@ def features_of(parts: Sequence[Part], max_features: int, max_bytes: int) -> Ite
         start = stop
 
 
+def entry(arrays: Mapping[str, NDArray[Any]], name: str, number: int) -> bytes | None:
+    """What a `table` has of a number; None: nothing."""
+    numbers = arrays[f"{name}_index"]
+    at = int(np.searchsorted(numbers, number))
+    if at == len(numbers) or numbers[at] != number:
+        return None
+    first, stop = arrays[f"{name}_offset"][at : at + 2].tolist()
+    return arrays[f"{name}_bytes"][first:stop].tobytes()
+
+
 def _offsets(sizes: Sequence[int]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)
 
 
-def _table(name: str, entries: Mapping[int, bytes]) -> dict[str, NDArray[Any]]:
+def table(name: str, entries: Mapping[int, bytes]) -> dict[str, NDArray[Any]]:
+    """Bytes by number as arrays, which `entry` looks up."""
     indices = sorted(entries)
     return {
         f"{name}_index": np.array(indices, np.int64),

@@ -246,8 +246,8 @@ def neuron(feature: Feature) -> Row:
     if feature.given is None:
         return row
     # what an import leaves out it said nothing of: our own reading of it is no part of the row
-    said_nothing = {"topkCosSimIndices": [], "topkCosSimValues": [], "hookName": None, "vectorLabel": None}
-    histograms = {name: [] for name in row if "_hist_data_" in name}
+    said_nothing: Row = {"topkCosSimIndices": [], "topkCosSimValues": [], "hookName": None, "vectorLabel": None}
+    histograms: Row = {name: [] for name in row if "_hist_data_" in name}
     return row | said_nothing | histograms | {name: value for name, value in feature.given.items() if name in row}
 
 
@@ -261,8 +261,10 @@ def activations(feature: Feature) -> list[Row]:
     return [row for _, row in sorted(rows, key=lambda pair: -pair[0])]
 
 
-def feature_with_relations(feature: Feature, model: Model, source_set: SourceSet) -> Row:
-    """What `GET /api/feature/{model}/{source}/{index}` answers."""
+def feature_with_relations(
+    feature: Feature, model: Model, source_set: SourceSet, *, explanations: Sequence[Row] = ()
+) -> Row:
+    """What `GET /api/feature/{model}/{source}/{index}` answers; explanations are rows of `neuronpedia_explanations`."""
     return {
         **_served(neuron(feature)),
         "model": model_row(model),
@@ -272,18 +274,18 @@ def feature_with_relations(feature: Feature, model: Model, source_set: SourceSet
         "lists": [],
         "comments": [],
         "activations": activations(feature),
-        "explanations": [],
+        "explanations": list(explanations),
     }
 
 
-def feature_in_list(feature: Feature, model: Model, source_set: SourceSet) -> Row:
+def feature_in_list(feature: Feature, model: Model, source_set: SourceSet, *, explanations: Sequence[Row] = ()) -> Row:
     """One of what `POST /api/features-offset` answers: fewer relations."""
     return {
         **_served(neuron(feature)),
         "model": model_row(model),
         "sourceSet": source_set_row(source_set, has_dashboards=True),
         "activations": activations(feature),
-        "explanations": [],
+        "explanations": list(explanations),
     }
 
 
@@ -292,9 +294,9 @@ def _served(row: Row) -> Row:
     return row | {f"correlated_features_{key}": [] for key in ("indices", "pearson", "l1")}
 
 
-def explained_neuron(feature: Feature) -> Row:
+def explained_neuron(feature: Feature, *, explanations: Sequence[Row] = ()) -> Row:
     """A feature in what `POST /api/search-topk-by-token` answers: its explanations are its only relation."""
-    return {**neuron(feature), "explanations": []}
+    return {**neuron(feature), "explanations": list(explanations)}
 
 
 def model_row(model: Model) -> Row:

@@ -245,6 +245,14 @@ def _texts(given: Any) -> list[str]:
     return given
 
 
+def parsed(line: bytes) -> Row:
+    """A row of any kind; raises `ValueError` where it is no object."""
+    row = _loads(line, Counts())
+    if not isinstance(row, dict):
+        raise ValueError("a line is a JSON object")
+    return row
+
+
 def lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Lines that are not empty, of bytes that come in pieces."""
     rest = b""

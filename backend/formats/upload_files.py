@@ -36,6 +36,7 @@ _MAX_COMMON = 100
 _PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._+=@, -]*[A-Za-z0-9_+=@-])?")
 _RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))})
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+ROWS = (".jsonl.gz", ".json.gz")
 _NESTED = (*ARCHIVES, ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 _UNREADABLE = (
     tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, struct.error,
@@ -95,7 +96,7 @@ def without_suffix(name: str) -> str:
     return stem if _is_plain(stem) else "upload"
 
 
-def unpack(archive: Path, name: str, folder: Path, *, max_bytes: int) -> list[str]:
+def unpack(archive: Path, name: str, folder: Path, *, max_bytes: int, may_hold_rows: bool = False) -> list[str]:
     """Write the archive's files below `folder`, and return their names, each with at most one folder.
 
     Args:
@@ -103,6 +104,7 @@ def unpack(archive: Path, name: str, folder: Path, *, max_bytes: int) -> list[st
         name: What its sender calls it: says what kind it is, and stands in messages.
         folder: An empty one.
         max_bytes: Of all files together.
+        may_hold_rows: `.jsonl.gz` is allowed in it: exports of dashboards.
 
     Raises:
         ProblemsError: Something in it is not allowed; all that can be told from its list is told at once.
@@ -111,7 +113,7 @@ def unpack(archive: Path, name: str, folder: Path, *, max_bytes: int) -> list[st
     try:
         with ExitStack() as stack:
             members = _zip(archive, stack) if name.lower().endswith(".zip") else _tar(archive, name, stack, limit)
-            return _write(members, name, folder, limit)
+            return _write(members, name, folder, limit, may_hold_rows=may_hold_rows)
     except _UNREADABLE as error:
         raise errors.ProblemsError(
             name, [f"It cannot be read as an archive: {_words(error)}. Pack it again, or upload its files."]
@@ -204,13 +206,15 @@ class _Bounded:
             raise ValueError("it grows too much when unpacked")
 
 
-def _write(members: list[_Member], archive_name: str, folder: Path, limit: int) -> list[str]:
+def _write(members: list[_Member], archive_name: str, folder: Path, limit: int, *, may_hold_rows: bool) -> list[str]:
     shown = [member for member in members if not _is_hidden(member.name)]
     names = _shortened([member.name for member in shown])
     problems = [f"{name[:60]!r} {member.problem}" for name, member in zip(names, shown, strict=True) if member.problem]
     problems += names_problems(names)
     problems += [
-        f"{name[:60]!r} is an archive itself. Unpack it first." for name in names if name.lower().endswith(_NESTED)
+        f"{name[:60]!r} is an archive itself. Unpack it first."
+        for name in names
+        if name.lower().endswith(_NESTED) and not (may_hold_rows and name.lower().endswith(ROWS))
     ]
     total = sum(member.size for member in shown)
     if total > limit:

@@ -293,7 +293,8 @@ def _schema(session: Session) -> str:
 
 
 def _columns(of: Table) -> list[str]:
-    return [each.name for each in of.columns]
+    """Those that are stored as given; Postgres computes the others anew, and refuses to copy them."""
+    return [each.name for each in of.columns if each.computed is None]
 
 
 def _rows_of(name: str, columns: list[str]) -> str:

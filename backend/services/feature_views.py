@@ -1,5 +1,4 @@
-"""What is said of a feature, as its page, its JSON and exports are rendered from it: the views, and how a computed dashboard
-becomes one.
+"""What is said of a feature: the views its page, JSON and exports are rendered from, and how a dashboard becomes one.
 
 Owns the expansion of packed examples to token texts. Masked leading tokens are not shown. Reads no database: `features`
 brings what a dashboard refers to.

@@ -22,8 +22,8 @@ from backend.names import FeatureRef
 from backend.services import catalog, given_views
 from backend.services.catalog import AnyRow
 from backend.services.catalog import SourceView as SourceView
-from backend.services.feature_views import DocumentView as DocumentView
 from backend.services.feature_views import Documents, Summary, with_documents
+from backend.services.feature_views import DocumentView as DocumentView
 from backend.services.feature_views import ExampleView as ExampleView
 from backend.services.feature_views import FeatureView as FeatureView
 from backend.services.feature_views import GroupView as GroupView

@@ -4,6 +4,7 @@ What an import does not say (moments, norms, counts of firings in contexts) is N
 their bars where the file has them. The rows themselves go along (`given`), so that the API serves them to the last digit.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -117,7 +118,7 @@ def _histogram(row: Mapping[str, Any], name: str) -> HistogramView:
     if not centres or not any(heights):
         return HistogramView((), ())
     half = (centres[-1] - centres[0]) / (2 * (len(centres) - 1)) if len(centres) > 1 else 0.0
-    edges = (centres[0] - half, *((a + b) / 2 for a, b in zip(centres, centres[1:], strict=False)), centres[-1] + half)
+    edges = (centres[0] - half, *((a + b) / 2 for a, b in itertools.pairwise(centres)), centres[-1] + half)
     return HistogramView(edges, tuple(int(height) for height in heights))
 
 

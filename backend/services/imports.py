@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import func, insert, literal_column, select, update
+from sqlalchemy import and_, func, insert, literal_column, select, update
 from sqlalchemy.orm import Session
 
 from backend import errors, names
@@ -201,7 +201,8 @@ def store_texts(
             rows = []
     ingest.copy(session, "given_context (index, tokens, documents)", rows)
     session.connection().exec_driver_sql(
-        "INSERT INTO context (corpus_id, index, tokens) SELECT %s, index, tokens FROM given_context", (before.corpus_id,)
+        "INSERT INTO context (corpus_id, index, tokens) SELECT %s, index, tokens FROM given_context",
+        (before.corpus_id,),
     )
     session.connection().exec_driver_sql("DROP TABLE given_context")
 
@@ -212,11 +213,31 @@ def current(session: Session, source_id: int, corpus_id: int) -> int | None:
     return session.scalar(query.where(Source.id == source_id, Revision.corpus_id == corpus_id))
 
 
-def packed(session: Session, revision_id: int, first: int, stop: int) -> dict[int, bytes]:
-    """Packed features of a range, by index."""
-    query = select(Dashboard.index.label("feature"), Dashboard.packed).where(Dashboard.revision_id == revision_id)
-    rows = session.execute(query.where(Dashboard.index >= first, Dashboard.index < stop))
-    return {row.feature: row.packed for row in rows}
+def before(session: Session, source_id: int, revision_id: int) -> int | None:
+    """The revision readers see, if it was imported into the same corpus as `revision_id`; else None."""
+    corpus_id = session.scalars(select(Revision.corpus_id).where(Revision.id == revision_id)).one()
+    return current(session, source_id, corpus_id)
+
+
+def given_of(session: Session, source_id: int) -> dict[str, Any]:
+    """What Neuronpedia's row of the source said."""
+    return dict(session.scalars(unrestricted(select(Source.given).where(Source.id == source_id))).one())
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An imported feature as it lies in the database."""
+
+    packed: bytes
+    fires_on: tuple[str, ...]
+
+
+def stored(session: Session, revision_id: int, first: int, stop: int) -> dict[int, Stored]:
+    """The features of a range, by index."""
+    query = select(Dashboard.index.label("feature"), Dashboard.packed, Feature.fires_on)
+    query = query.join(Feature, and_(Feature.revision_id == Dashboard.revision_id, Feature.index == Dashboard.index))
+    query = query.where(Dashboard.revision_id == revision_id, Dashboard.index >= first, Dashboard.index < stop)
+    return {row.feature: Stored(row.packed, tuple(row.fires_on)) for row in session.execute(query)}
 
 
 def publish(session: Session, source_id: int, revision_id: int, *, n_least: int, is_replacing: bool) -> None:
@@ -250,7 +271,9 @@ def _take_along(session: Session, before: int, revision_id: int) -> None:
     for table in (Feature, Dashboard):
         columns = [column for column in table.__table__.columns if column.name != "revision_id"]
         there = table.__table__.alias("there")
-        is_there = select(there.c.index).where(there.c.revision_id == revision_id, there.c.index == table.index).exists()
+        is_there = (
+            select(there.c.index).where(there.c.revision_id == revision_id, there.c.index == table.index).exists()
+        )
         kept = select(literal_column(str(revision_id)), *columns).where(table.revision_id == before, ~is_there)
         rows = insert(table).from_select(["revision_id", *(column.name for column in columns)], kept)
         session.execute(rows.execution_options(synchronize_session=False))

@@ -5,7 +5,8 @@ from the sources it belongs to: a model, source set, release or corpus is there 
 those who see all of its sources in lists (its number is easily guessed, so it must not tell of an unlisted one). What
 somebody owns they always see; an upload nobody else does, and a vector nobody else in lists: by its address it is there
 for those who see its model in lists. A steering run, whoever's, is there for those who may see all its sources, or its
-model where it has none. Features, dashboards and contexts are only reached through their source or corpus.
+model where it has none. An explanation is there for those who see its source. Features, dashboards and contexts are only
+reached through their source or corpus, scores and votes through their explanation.
 
 Statements leave unlisted things out unless they say `addressed`, so a new list cannot forget to. Raw SQL and statements
 over tables are not restricted, nor are commands and workers, whose sessions have no viewer.
@@ -19,6 +20,7 @@ from sqlalchemy.sql.base import ExecutableOption
 
 from backend.db.tables import (
     Corpus,
+    Explanation,
     Job,
     JobSource,
     Model,
@@ -86,6 +88,7 @@ def _rules(me: int, seen: tuple[str, ...]) -> tuple[ExecutableOption, ...]:
         with_loader_criteria(Job, lambda job: _is_job_seen(job, me), include_aliases=True),
         with_loader_criteria(Upload, lambda upload: upload.owner_id == me, include_aliases=True),
         with_loader_criteria(Vector, lambda vector: _is_vector_seen(vector, me, seen), include_aliases=True),
+        with_loader_criteria(Explanation, lambda of: _is_explanation_seen(of, me, seen), include_aliases=True),
         with_loader_criteria(SteerRun, lambda run: _is_run_seen(run, me, seen), include_aliases=True),
     )
 
@@ -132,6 +135,10 @@ def _is_job_seen(job: Any, me: int) -> ColumnElement[bool]:
     """The owner's, or nothing of it is hidden; one whose sources are gone is its owner's."""
     of_job = (_of_job.c.job_id == job.id, _of_job.c.source_id == _s.id)
     return or_(job.owner_id == me, _some(*of_job) & ~_some(*of_job, ~_is_seen(_s, me, PUBLIC)))
+
+
+def _is_explanation_seen(of: Any, me: int, seen: tuple[str, ...]) -> ColumnElement[bool]:
+    return _some(_s.id == of.source_id, _is_seen(_s, me, seen))
 
 
 def _is_vector_seen(vector: Any, me: int, seen: tuple[str, ...]) -> ColumnElement[bool]:

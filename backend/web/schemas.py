@@ -182,6 +182,35 @@ class Activation(Answer):
     """Ours: those the tokens are from; empty where it is not known."""
 
 
+class ExplanationAuthor(Answer):
+    """Who wrote an explanation."""
+
+    name: str
+    """The account's, or the author's id where it was imported from; empty: not known."""
+
+
+class ExplanationScore(Answer):
+    """Neuronpedia's `ExplanationScore` row."""
+
+    id: str
+    initiatedByUserId: str | None
+    value: float
+    explanationId: str
+    explanationScoreTypeName: str | None
+    explanationScoreModelName: str | None
+    jsonDetails: str
+    createdAt: datetime
+
+
+class ExplanationVote(Answer):
+    """Somebody finds an explanation good."""
+
+    explanationId: str
+    voterId: str
+    """Of the account; empty: the operator of a site without accounts."""
+    createdAt: datetime
+
+
 class Explanation(Answer):
     """One explanation; `modelId`, `source` and `index` are what Neuronpedia's Python client needs beside its server."""
 
@@ -191,9 +220,12 @@ class Explanation(Answer):
     index: str
     description: str
     explanationModelName: str | None
+    """Null: a person wrote it."""
     typeName: str | None
-    scores: list[dict[str, Any]]
+    scores: list[ExplanationScore]
     triggeredByUser: dict[str, Any] | None
+    author: ExplanationAuthor
+    votes: list[ExplanationVote]
 
 
 class Creator(Answer):

@@ -13,10 +13,10 @@ import pytest
 from fastapi.routing import iter_route_contexts
 from sqlalchemy import select, update
 
-from backend import storage
-from backend.db.tables import Job, Revision, SignIn, Source, SteerRun, Upload, Vector
+from backend import names, storage
+from backend.db.tables import Explanation, Job, Revision, SignIn, Source, SteerRun, Upload, Vector
 from backend.formats import messages, quality
-from backend.services import inference, ingest, invitations, jobs, steering, uploads, vectors
+from backend.services import explanations, inference, ingest, invitations, jobs, steering, uploads, vectors
 from tests import hosted, kept
 from tests.signing_in import Person, browser, person, program
 
@@ -24,7 +24,7 @@ KINDS = ("private", "unlisted", "public")
 ACTORS = ("nobody", "other", "owner", "admin")
 PASSED, HIDDEN, SIGN_IN, FORBIDDEN = "passed", "hidden", "sign in", "forbidden"
 
-NAMES = ("model", "source", "name", "job_id", "run_id", "vector")
+NAMES = ("model", "source", "name", "job_id", "run_id", "vector", "explanation_id")
 """What differs from case to case."""
 
 Outcome = Callable[[str, str], str]
@@ -71,6 +71,13 @@ change_if_listed = _change(is_listed)
 def add_if_listed(actor: str, kind: str) -> str:
     """Whoever sees it and is signed in may add to it."""
     if not is_listed(actor, kind):
+        return HIDDEN
+    return SIGN_IN if actor == "nobody" else PASSED
+
+
+def add_by_address(actor: str, kind: str) -> str:
+    """Whoever may see it and is signed in may add to it."""
+    if not is_reachable(actor, kind):
         return HIDDEN
     return SIGN_IN if actor == "nobody" else PASSED
 
@@ -180,6 +187,20 @@ RULES: dict[str, Rule] = {
     "GET /api/index/{model}/{source}/{index}/quantiles": Rule(by_address),
     "GET /api/index/{model}/{source}/{index}/cofiring": Rule(by_address),
     "GET /api/index/{model}/{source}/{index}/pair/{other}": Rule(by_address),
+    "POST /api/explanation/new": Rule(add_by_address, json=FEATURE | {"description": "x"}),
+    "POST /api/explanation/search": Rule(
+        by_address, json={"modelId": "{model}", "layers": ["{source}"], "query": "what explains"}
+    ),
+    "POST /api/explanation/search-model": Rule(if_listed, json={"modelId": "{model}", "query": "what explains"}),
+    "POST /api/explanation/search-release": Rule(if_listed, json={"releaseName": "{name}", "query": "what explains"}),
+    "POST /api/explanation/search-all": Rule(everybody, json={"query": "what explains"}, is_listing=True),
+    "GET /api/explanation/export": Rule(by_address, query="modelId={model}&saeId={source}"),
+    "GET /api/explanation/{explanation_id}": Rule(by_address),
+    "PATCH /api/explanation/{explanation_id}": Rule(change_by_address, json={"description": "x"}),
+    "DELETE /api/explanation/{explanation_id}": Rule(change_by_address),
+    "POST /api/explanation/{explanation_id}/delete": Rule(change_by_address),
+    "POST /api/explanation/{explanation_id}/vote": Rule(add_by_address),
+    "POST /api/explanation/{explanation_id}/unvote": Rule(add_by_address),
     "POST /api/model/list": Rule(everybody, is_listing=True),
     "GET /api/source-set/{model}/{name}": Rule(if_listed, is_nothing_a_null=True),
     "GET /api/source/{model}/{source}": Rule(by_address),
@@ -270,6 +291,7 @@ def case(site, session, tmp_path):
         session.flush()
         found[kind]["upload_id"] = upload.id
         found[kind] |= steered(session, owner, made.source_id, model)
+        found[kind]["explanation_id"] = explained(session, owner, model, source)
     absent = {
         "model": "absent-model",
         "source": "1-absent",
@@ -279,6 +301,7 @@ def case(site, session, tmp_path):
         "upload_id": "0" * 32,
         "run_id": "absent-run",
         "vector": 10**8,
+        "explanation_id": "absent-explanation",
     }
     shared = {
         "service": "huggingface", "index": 1, "other": 2, "key_id": 10**6, "account_id": third.id,
@@ -303,6 +326,14 @@ def steered(session, owner: Person, source_id: int, model: str) -> dict[str, Any
     vector = vectors.add(session, given)
     session.execute(update(Vector).where(Vector.index == vector.index).values(owner_id=owner.id))
     return {"run_id": run_id, "vector": vector.index}
+
+
+def explained(session, owner: Person, model: str, source: str) -> str:
+    """An explanation of the owner's."""
+    given = explanations.NewExplanation(description="what explains it")
+    view = explanations.add(session, names.FeatureRef(model, source, 1), given)
+    session.execute(update(Explanation).where(Explanation.id == view.id).values(author_id=owner.id))
+    return view.id
 
 
 def routes(app: Any) -> set[str]:
@@ -377,7 +408,7 @@ def is_about_sources(route: str, rule: Rule) -> bool:
 
 def asked_about(route: str, rule: Rule) -> list[str]:
     """Those of `NAMES` that a request has."""
-    return [name for name in NAMES if f"{{{name}}}" in f"{route} {rule.json}"]
+    return [name for name in NAMES if f"{{{name}}}" in f"{route} {rule.query} {rule.json}"]
 
 
 def ask(client, route: str, rule: Rule, values: dict[str, Any], who: Person | None):
@@ -385,7 +416,7 @@ def ask(client, route: str, rule: Rule, values: dict[str, Any], who: Person | No
     form = None if rule.form is None else filled(rule.form, values)
     if method != "GET" and not path.startswith("/api/"):
         form = (form or {}) | ({"form_token": who.form_token} if who else {})
-    url = path.format(**values) + (f"?{rule.query}" if rule.query else "")
+    url = path.format(**values) + (f"?{rule.query.format(**values)}" if rule.query else "")
     client.cookies.set("theme", "light")  # any other cookie is let be
     return client.request(method, url, json=filled(rule.json, values), data=form)
 

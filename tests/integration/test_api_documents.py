@@ -6,13 +6,25 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from backend.web import live_schemas, scan_schemas, schemas, steer_schemas
+from backend.web import explanation_schemas, live_schemas, scan_schemas, schemas, steer_schemas
 
 ROUTES = {
     ("get", "/api/feature/{model}/{source}/{index}"): "Feature",
     ("post", "/api/features-offset"): ["FeatureInList"],
     ("post", "/api/activation/get"): ["Activation"],
     ("get", "/api/features/{model}/{source}"): "FeatureTable",
+    ("post", "/api/explanation/new"): "ExplanationAnswer",
+    ("post", "/api/explanation/search"): "FoundExplanations",
+    ("post", "/api/explanation/search-model"): "FoundExplanations",
+    ("post", "/api/explanation/search-release"): "FoundExplanations",
+    ("post", "/api/explanation/search-all"): "FoundExplanations",
+    ("get", "/api/explanation/export"): ["ExportedExplanation"],
+    ("get", "/api/explanation/{explanation_id}"): "ExplanationRow",
+    ("patch", "/api/explanation/{explanation_id}"): "ExplanationAnswer",
+    ("delete", "/api/explanation/{explanation_id}"): "ExplanationDeleted",
+    ("post", "/api/explanation/{explanation_id}/delete"): "ExplanationDeleted",
+    ("post", "/api/explanation/{explanation_id}/vote"): "ExplanationVotes",
+    ("post", "/api/explanation/{explanation_id}/unvote"): "ExplanationVotes",
     ("get", "/api/index/{model}/{source}"): "IndexFacts",
     ("get", "/api/index/{model}/{source}/{index}/activations"): "Firings",
     ("get", "/api/index/{model}/{source}/{index}/quantiles"): ["Quantile"],
@@ -61,12 +73,19 @@ ROUTES = {
     ("post", "/api/vector/delete"): "VectorDeleted",
     ("post", "/api/injection-scan"): "InjectionScan",
 }
-LISTS = ("/api/model/list", "/api/jobs", "/api/uploads", "/api/tokens", "/api/vector/list-owned")
+LISTS = (
+    "/api/model/list",
+    "/api/jobs",
+    "/api/uploads",
+    "/api/tokens",
+    "/api/vector/list-owned",
+    "/api/explanation/search-all",
+)
 BODIES_OF_THEIR_OWN = {
     ("post", "/api/jobs"), ("post", "/api/uploads"), ("post", "/api/sources"), ("post", "/api/uploads/whole"),
     ("post", "/api/uploads/{upload_id}/complete"), ("put", "/api/tokens/{service}"),
     ("post", "/api/steer-chat"), ("post", "/api/steer-load"), ("post", "/api/vector/new"),
-    ("post", "/api/injection-scan"),
+    ("post", "/api/injection-scan"), ("get", "/api/explanation/export"),
 }  # fmt: skip
 """They refuse the body below before they look for anything."""
 
@@ -105,7 +124,13 @@ def test_every_route_describes_its_refusals(document):
 
 
 def test_answers_have_no_defaults():
-    known = {**vars(schemas), **vars(live_schemas), **vars(steer_schemas), **vars(scan_schemas)}.values()
+    known = {
+        **vars(schemas),
+        **vars(live_schemas),
+        **vars(steer_schemas),
+        **vars(scan_schemas),
+        **vars(explanation_schemas),
+    }.values()
     answers = [each for each in known if isinstance(each, type) and issubclass(each, schemas.Answer)]
     assert len(answers) > 40
     for answer in answers:
@@ -120,7 +145,7 @@ def test_every_route_refuses_what_is_not_there_in_one_shape(api, route):
     verb, path = route
     filled = re.sub(r"{(\w+)}", lambda match: "7" if match[1] in ("index", "other", "job_id") else "none", path)
     address = {"modelId": "none", "source": "none", "layer": "none", "index": 1}
-    texts = {"customText": "x", "prompt": "x", "text": "x"}
+    texts = {"customText": "x", "prompt": "x", "text": "x", "description": "x", "query": "cat", "releaseName": "none"}
     full = {**address, **texts, "feature": address, "sourceSet": "none", "visibility": "public"}
     body = full if verb in ("post", "patch") else None
     response = api.request(verb, f"http://localhost{filled}", json=body)

@@ -285,7 +285,7 @@ def test_a_hundred_features_cost_as_many_statements_as_one(client):
             {},
         )
     )
-    assert (few, many, none) == (6, 6, 1)
+    assert (few, many, none) == (7, 7, 1)
 
 
 def n_statements(client: TestClient, **search: object) -> int:

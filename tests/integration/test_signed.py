@@ -33,9 +33,14 @@ NEURONS, PROBES, SAE = "1-mlp-neurons", "1-probes", "1-abstopk"
 LABELS = ["the cat", "<rain> & moon", "a town"]
 
 
+SHARED = tiny.SHARED / "models" / "tinystories-260k"
+needs_shared = pytest.mark.skipif(
+    not SHARED.is_dir(), reason=f"no trained model at {SHARED}: one of random weights has few features of both signs"
+)
+
+
 def model_of(site: Site) -> Path:
-    shared = tiny.SHARED / "models" / "tinystories-260k"
-    return shared if shared.is_dir() else site.folder / "tiny-gpt2"
+    return SHARED if SHARED.is_dir() else site.folder / "tiny-gpt2"
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +117,7 @@ def _corpora(site: Site) -> list[Path]:
     ]
 
 
+@needs_shared
 @pytest.mark.parametrize("source", [NEURONS, PROBES, SAE])
 def test_pages_and_rest_show_both_signs(client: TestClient, hosted: Site, source: str) -> None:
     index = next(d.index for *_, data in hosted.rows(source) if (d := dashboards.unpack(data)).min < 0 < d.max)
@@ -154,6 +160,7 @@ def test_sources_without_quality_or_index_say_why(client: TestClient, hosted: Si
     assert client.get(f"/api/source/m/{SAE}/quality").status_code == 200
 
 
+@needs_shared
 @pytest.mark.parametrize("source", [NEURONS, PROBES, SAE])
 def test_live_values_are_signed(client: TestClient, hosted: Site, source: str) -> None:
     if not test_live.is_reported(hosted):

@@ -11,9 +11,9 @@ from fastapi import APIRouter, Query, Request, Response
 
 from backend.formats import neuronpedia
 from backend.names import FeatureRef
-from backend.services import catalog, features
+from backend.services import catalog, explanations, features
 from backend.services.features import FeatureQuery, FeatureView
-from backend.web import schemas
+from backend.web import explanation_rows, schemas
 from backend.web.dependencies import DbSession
 
 router = APIRouter(tags=["features"])
@@ -22,8 +22,10 @@ router = APIRouter(tags=["features"])
 @router.get("/feature/{model}/{source}/{index}", response_model=schemas.Feature)
 def show(request: Request, session: DbSession, model: str, source: str, index: schemas.Int32) -> Response:
     """One feature with everything known of it. The SAE's own vector is not kept in the database: `vector` is empty."""
-    view = features.get(session, FeatureRef(model, source, index))
-    body = neuronpedia.feature_with_relations(view, *catalog.origin(session, view.source))
+    ref = FeatureRef(model, source, index)
+    view = features.get(session, ref)
+    explained = explanation_rows.of_feature(explanations.of_feature(session, ref))
+    body = neuronpedia.feature_with_relations(view, *catalog.origin(session, view.source), explanations=explained)
     # Neuronpedia's Python client, which always sends a key, refuses its server's own -1: a fraction is 0–1 or null.
     if "x-api-key" in request.headers:
         body["activations"] = [_fit_for_client(row) for row in neuronpedia.activations(view)]
@@ -37,7 +39,8 @@ def list_from_offset(session: DbSession, asked: schemas.FeaturesOffset) -> Respo
     if not views:
         return _json([])
     origin = catalog.origin(session, views[0].source)
-    return _json([neuronpedia.feature_in_list(view, *origin) for view in views])
+    explained = explanation_rows.of_features(session, views)
+    return _json([neuronpedia.feature_in_list(view, *origin, explanations=explained(view)) for view in views])
 
 
 @router.post("/activation/get", response_model=list[schemas.Activation])

@@ -7,6 +7,7 @@ from backend.web.api import (
     activation_index,
     catalog,
     corpora,
+    explanations,
     features,
     health,
     hosting,
@@ -27,6 +28,7 @@ router = APIRouter(
     responses={"4XX": {"model": schemas.Error, "description": "What is wrong with the request, or not hosted here."}},
 )
 router.include_router(features.router)
+router.include_router(explanations.router)
 router.include_router(activation_index.router)
 router.include_router(catalog.router)
 router.include_router(removal.router)

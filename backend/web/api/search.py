@@ -18,7 +18,7 @@ from backend import errors
 from backend.formats import messages, neuronpedia
 from backend.names import FeatureRef
 from backend.services import catalog, features, inference
-from backend.web import live_schemas
+from backend.web import explanation_rows, live_schemas
 from backend.web.api import live as asking
 from backend.web.dependencies import transaction
 
@@ -139,8 +139,12 @@ def _with_neurons(request: Request, body: Row) -> Response:
         views = features.several(session, refs)
         sets = {view.source.set_name: view.source for view in views if view is not None}
         origins = {name: catalog.origin(session, source) for name, source in sets.items()}
+        explained = explanation_rows.of_features(session, views)
     for row, view in zip(body["result"], views, strict=True):
-        row["neuron"] = None if view is None else neuronpedia.feature_in_list(view, *origins[view.source.set_name])
+        row["neuron"] = None
+        if view is not None:
+            origin = origins[view.source.set_name]
+            row["neuron"] = neuronpedia.feature_in_list(view, *origin, explanations=explained(view))
     return asking.as_json(body)
 
 
@@ -160,8 +164,9 @@ def _packed(request: Request, model: str, source: str, indexes: Collection[int])
     """Features as JSON, by index: one that fires on many tokens is written once."""
     with transaction(request) as session:
         views = features.several(session, [FeatureRef(model, source, index) for index in indexes], n_examples=0)
+        explained = explanation_rows.of_features(session, views)
     return {
-        view.index: orjson.Fragment(orjson.dumps(neuronpedia.explained_neuron(view)))
+        view.index: orjson.Fragment(orjson.dumps(neuronpedia.explained_neuron(view, explanations=explained(view)[:1])))
         for view in views
         if view is not None
     }
