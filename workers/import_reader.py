@@ -6,7 +6,6 @@ starts at once and stays small.
 """
 
 import json
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +24,6 @@ from backend.import_places import Folder, Web
 
 MAX_PART_BYTES = 96_000_000
 """Of what is gathered before it is written: a file that is larger becomes several parts."""
-_N_TOKENS_SHOWN = 10
 _SAY_EVERY_S = 0.2
 Say = Callable[[dict[str, Any]], None]
 
@@ -148,7 +146,7 @@ def pack(
                     fires_on = orjson.loads(import_parts.entry(earlier, "fires_on", index) or b"[]")
                 feature = given.GivenFeature(index, {**known.row, **feature.row}, feature.examples or known.examples)
             n_texts += len(feature.examples)
-            features.write(copy_rows.feature(revision_id, facts(feature, fires_on, n_tokens)))
+            features.write(copy_rows.feature(revision_id, given.facts(feature, fires_on, n_tokens)))
             dashboards.write(copy_rows.dashboard(revision_id, index, given.pack(feature)))
             progress.add(1)
         for file in (features, dashboards):
@@ -162,7 +160,7 @@ def _feature(
     """The feature, and the tokens it fires on most strongly."""
     row: dict[str, Any] = {}
     examples: dict[bytes, given.GivenExample] = {}
-    strength: dict[str, float] = {}
+    maxima: list[tuple[str, float]] = []
     for part, of_part, vocabulary in zip(parts, numbers, vocabularies, strict=True):
         row |= part.neuron(index) or {}
         for number, positions, values, rest in part.texts(index):
@@ -171,22 +169,9 @@ def _feature(
             if key in examples:  # the same row twice, as where a file was exported again
                 continue
             examples[key] = example
-            if example.is_top and values and example.max_value > 0:
-                at = positions[values.index(example.max_value)]
-                text = vocabulary[int(part.context(number)[at])]
-                strength[text] = strength.get(text, 0.0) + example.max_value
-    fires_on = sorted(strength, key=lambda text: (-strength[text], text))[:_N_TOKENS_SHOWN]
-    return given.GivenFeature(index, row, tuple(examples.values())), fires_on
-
-
-def facts(feature: given.GivenFeature, fires_on: Sequence[str], n_tokens: int) -> copy_rows.FeatureFacts:
-    """The narrow row. Firings are the fraction of the corpus's tokens, at least one of a feature that is not dead."""
-    is_alive = feature.max_value > 0 or feature.density > 0 or bool(feature.examples)
-    n_firings = max(round(feature.density * n_tokens), int(is_alive))
-    promotes = list(feature.row.get("pos_str") or ())[:_N_TOKENS_SHOWN]
-    return copy_rows.FeatureFacts(
-        feature.index, n_firings, feature.density, feature.max_value, math.nan, math.nan, fires_on, promotes
-    )
+            if example.is_top and (at := example.max_position) is not None:
+                maxima.append((vocabulary[int(part.context(number)[at])], example.max_value))
+    return given.GivenFeature(index, row, tuple(examples.values())), given.fires_on(maxima)
 
 
 class _Progress:

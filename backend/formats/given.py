@@ -6,17 +6,21 @@ Keys are Neuronpedia's (`neuronpedia.py`). What a row says that is nothing ([] o
 keys tell: its place, and the maximum and minimum of its values.
 """
 
+import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
+from backend.formats.copy_rows import FeatureFacts
+
 PACK_VERSION = 3
 """First byte of the packed form; those of computed dashboards are in `dashboards.py`."""
 _ZLIB_LEVEL = 6
 TOP_BIN = -1
+N_TOKENS_SHOWN = 10
 Facts = Mapping[str, Any]
 
 
@@ -36,6 +40,11 @@ class GivenExample:
     def max_value(self) -> float:
         """The largest value; 0 where there is none above."""
         return max(self.values, default=0.0)
+
+    @property
+    def max_position(self) -> int | None:
+        """Where the largest value stands, the first of several; None where none is above zero."""
+        return self.positions[self.values.index(self.max_value)] if self.max_value > 0 else None
 
     @property
     def is_top(self) -> bool:
@@ -116,6 +125,25 @@ def unpack(packed: bytes) -> GivenFeature:
         examples.append(GivenExample(context, tuple(positions[start:stop]), tuple(values[start:stop]), common | own))
         start = stop
     return GivenFeature(index, row, tuple(examples))
+
+
+def fires_on(maxima: Iterable[tuple[str, float]]) -> list[str]:
+    """The tokens a feature fires on most strongly: by the sum of their maxima, (token, value), over the top contexts."""
+    strength: dict[str, float] = {}
+    for text, value in maxima:
+        if value > 0:
+            strength[text] = strength.get(text, 0.0) + value
+    return sorted(strength, key=lambda text: (-strength[text], text))[:N_TOKENS_SHOWN]
+
+
+def facts(feature: GivenFeature, fires_on: Sequence[str], n_tokens: int) -> FeatureFacts:
+    """What the table of features says. Firings are the fraction of the corpus's tokens; of one that is not dead, at least 1."""
+    is_alive = feature.max_value > 0 or feature.density > 0 or bool(feature.examples)
+    n_firings = max(round(feature.density * n_tokens), int(is_alive))
+    promotes = list(feature.row.get("pos_str") or ())[:N_TOKENS_SHOWN]
+    return FeatureFacts(
+        feature.index, n_firings, feature.density, feature.max_value, math.nan, math.nan, fires_on, promotes
+    )
 
 
 def pack_tokens(ids: Sequence[int]) -> bytes:

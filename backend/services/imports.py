@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import and_, func, insert, literal_column, select, update
+from sqlalchemy import and_, delete, exists, func, insert, literal_column, select, update
 from sqlalchemy.orm import Session
 
 from backend import errors, names
-from backend.db.tables import Context, Corpus, Dashboard, Feature, Revision, Source
+from backend.db.tables import Context, Corpus, Dashboard, Feature, Model, Revision, Source, Vocabulary
 from backend.formats import copy_rows, given, import_parts
 from backend.formats.import_files import Layout
 from backend.services import access, catalog, given_catalog, ingest, jobs, limits
@@ -77,7 +77,7 @@ def begin(session: Session, viewer: Viewer, layout: Layout, place: Mapping[str, 
         )
     source_id = _described(session, viewer, layout, model, source, wish)
     if layout.has_features and not wish.is_replacing:
-        _refuse_computed(session, source_id, f"{model}/{source}")
+        refuse_computed(session, source_id, f"{model}/{source}")
     spec = {
         "import": {
             "place": dict(place),
@@ -105,7 +105,8 @@ def _described(session: Session, viewer: Viewer, layout: Layout, model: str, sou
     return given_catalog.put_source(session, viewer, row, hook_point=hook, visibility=wish.visibility, **sizes)
 
 
-def _refuse_computed(session: Session, source_id: int, ref: str) -> None:
+def refuse_computed(session: Session, source_id: int, ref: str) -> None:
+    """Return unless the source's dashboards were computed here; raises `ConflictError`."""
     query = select(Corpus.blob_key).join(Revision, Revision.corpus_id == Corpus.id)
     query = query.join(Source, Source.revision_id == Revision.id).where(Source.id == source_id)
     if session.scalar(unrestricted(query)):
@@ -146,11 +147,12 @@ class Before:
     """[contexts, 16], by number."""
 
 
-def hold(session: Session, model: str, source_id: int, facts: CorpusFacts) -> Before:
+def corpus_of(session: Session, model: str, source_id: int, facts: CorpusFacts) -> Corpus:
     """The imported corpus of a source, made if there is none; who else adds to it waits for this transaction."""
     fingerprint = f"given:{source_id}"
-    session.execute(select(Source.id).where(Source.id == source_id).with_for_update(key_share=True))
-    row = session.scalar(select(Corpus).where(Corpus.model_id == model, Corpus.fingerprint == fingerprint))
+    session.execute(unrestricted(select(Source.id).where(Source.id == source_id).with_for_update(key_share=True)))
+    known = select(Corpus).where(Corpus.model_id == model, Corpus.fingerprint == fingerprint)
+    row = session.scalar(unrestricted(known).execution_options(populate_existing=True))
     if row is None:
         row = Corpus(
             model_id=model, vocabulary_id=ingest.store_vocabulary(session, [], []), name=facts.name,
@@ -158,10 +160,16 @@ def hold(session: Session, model: str, source_id: int, facts: CorpusFacts) -> Be
             n_tokens=facts.n_tokens, is_first_masked=False, blob_key="",
         )  # fmt: skip
         session.add(row)
-        session.flush()
     elif facts.n_tokens:
         row.context_size, row.n_contexts, row.n_tokens = facts.context_size, facts.n_contexts, facts.n_tokens
         row.name = facts.name or row.name
+    session.flush()
+    return row
+
+
+def hold(session: Session, model: str, source_id: int, facts: CorpusFacts) -> Before:
+    """What there is of a source's imported text; as `corpus_of`."""
+    row = corpus_of(session, model, source_id, facts)
     vocabulary = catalog.vocabulary(session, row.vocabulary_id)
     digests = [import_parts.digest([vocabulary[i] for i in ids]) for ids in _contexts(session, row.id)]
     known = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, import_parts.DIGEST_BYTES)
@@ -176,9 +184,11 @@ def _contexts(session: Session, corpus_id: int) -> Iterator[list[int]]:
 
 
 def store_texts(
-    session: Session, before: Before, vocabulary: Sequence[str], new: Iterable[tuple[int, Sequence[int]]]
+    session: Session, corpus_id: int, vocabulary: Sequence[str], new: Iterable[tuple[int, Sequence[int]]]
 ) -> None:
-    """Add contexts, (number, token ids) ascending, and the vocabulary that has all their tokens.
+    """Add contexts, (number, token ids) ascending, to an imported corpus, and the vocabulary that has all their tokens.
+
+    A vocabulary only grows: ids stay, and the row that it replaces goes with the last corpus that has it.
 
     Raises `InvalidInputError` for more different tokens than can be.
     """
@@ -187,9 +197,14 @@ def store_texts(
             f"there are {len(vocabulary):,} different tokens; {given.MAX_TOKENS:,} can be.",
             hint="Are 'tokens' whole texts? Each is to be one token's.",
         )
-    if len(vocabulary) > len(before.vocabulary):
-        vocabulary_id = ingest.store_vocabulary(session, vocabulary, [])
-        session.execute(update(Corpus).where(Corpus.id == before.corpus_id).values(vocabulary_id=vocabulary_id))
+    of_corpus = select(Corpus.vocabulary_id).where(Corpus.id == corpus_id)
+    replaced = session.scalars(unrestricted(of_corpus)).one()
+    vocabulary_id = ingest.store_vocabulary(session, vocabulary, [])
+    if vocabulary_id != replaced:
+        grown = update(Corpus).where(Corpus.id == corpus_id).values(vocabulary_id=vocabulary_id)
+        session.execute(unrestricted(grown))
+        is_used = exists().where(Corpus.vocabulary_id == replaced) | exists().where(Model.vocabulary_id == replaced)
+        session.execute(unrestricted(delete(Vocabulary).where(Vocabulary.id == replaced, ~is_used)))
     session.connection().exec_driver_sql(
         "CREATE TEMPORARY TABLE given_context (index integer, tokens bytea, documents jsonb) ON COMMIT DROP"
     )
@@ -292,7 +307,7 @@ def merge_texts(
                 on_progress()
             yield number, vocabulary.of_parts[part][parts[part].context(own)].tolist()
 
-    store_texts(session, before, vocabulary.texts, new())
+    store_texts(session, before.corpus_id, vocabulary.texts, new())
     return contexts.of_parts
 
 

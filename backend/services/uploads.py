@@ -4,7 +4,7 @@
    files, over as many connections as it takes.
 2. `check` verifies sizes, sha256s and, of SAEs, headers and configurations: all problems at once. Headers only; nothing
    is unpickled and no weights are read.
-3. `store` makes blobs of the files, `saes/<id>/<folder>/…` or `corpora-raw/<id>/…`; `complete` records it.
+3. `store` makes blobs of the files, `saes/<id>/<folder>/…`, `corpora-raw/<id>/…` or `imports/<id>/…`; `complete` records it.
 An upload nobody goes on with, or hosts, is deleted after a day. Does not own hosting (`hosting`), nor bytes (`staging`).
 """
 
@@ -20,20 +20,20 @@ from typing import Any, Literal
 from sqlalchemy import delete, exists, func, select
 from sqlalchemy.orm import Session
 
-from backend import errors, names, weights
+from backend import errors, import_places, names, weights
 from backend.db.tables import Job, Source, Upload
-from backend.formats import sae_files, upload_files
+from backend.formats import import_files, sae_files, upload_files
 from backend.formats.sae_files import Declared, SaeDescription
 from backend.services import limits, staging, visibility
 from backend.services.access import Viewer
 from backend.services.staging import Staging
 from backend.storage import Store
 
-Kind = Literal["sae", "corpus"]
+Kind = Literal["sae", "corpus", "dashboards"]
 State = Literal["open", "complete"]
 WHOLE = ".whole"
 """Name of the archive, or of a file that comes in one request, among what has arrived."""
-ROOTS: dict[str, str] = {"sae": "saes", "corpus": "corpora-raw"}
+ROOTS: dict[str, str] = {"sae": "saes", "corpus": "corpora-raw", "dashboards": "imports"}
 """Key of the blobs of each kind."""
 
 
@@ -208,7 +208,17 @@ def check(view: UploadView, area: Staging, declared: Declared) -> Checked:
     if view.kind == "sae":
         folder = area.path(view.id)
         found = tuple(found_in(each) for each in describe_all(folder, declared, what=view.name))
+    if view.kind == "dashboards":
+        _check_dashboards(area.path(view.id), view.name)
     return Checked(view.id, view.kind, view.name, files, found, declared)
+
+
+def _check_dashboards(folder: Path, what: str) -> None:
+    """Return if the files are an export; raises `ProblemsError`."""
+    try:
+        import_files.layouts(import_places.Folder(folder))
+    except errors.SiteError as error:
+        raise errors.ProblemsError(what, [str(error)]) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +238,9 @@ def unpack(whole: Whole, area: Staging) -> UploadView:
     if upload_files.is_archive(whole.name):
         unpacked = folder / ".unpacked"
         shutil.rmtree(unpacked, ignore_errors=True)
-        found = upload_files.unpack(given, whole.name, unpacked, max_bytes=area.room())
+        found = upload_files.unpack(
+            given, whole.name, unpacked, max_bytes=area.room(), may_hold_rows=whole.kind == "dashboards"
+        )
         moves = {each: unpacked / each for each in found}
     else:
         moves = {whole.name: given}
@@ -318,7 +330,7 @@ def weights_of(view: UploadView) -> list[str]:
     """How rows of sources name each SAE of a complete upload; raises `ConflictError` for one that is not."""
     if view.state != "complete" or view.kind != "sae":
         raise errors.ConflictError(
-            f"the upload '{view.name}' is {'of a corpus' if view.kind != 'sae' else 'not complete'}.",
+            f"the upload '{view.name}' is {'not of an SAE' if view.kind != 'sae' else 'not complete'}.",
             hint=f"POST /api/uploads/{view.id}/complete checks it." if view.kind == "sae" else "",
         )
     return [weights.of_key(f"saes/{view.id}/{found.folder}") for found in view.found]
@@ -329,6 +341,15 @@ def corpus_of(view: UploadView) -> str:
     if view.state != "complete" or view.kind != "corpus":
         raise errors.ConflictError(f"the upload '{view.name}' is no complete corpus.", hint="Complete it first.")
     return weights.of_key(f"corpora-raw/{view.id}")
+
+
+def dashboards_of(view: UploadView) -> str:
+    """Key of the blobs of a complete upload of dashboards; raises `ConflictError` for anything else."""
+    if view.state != "complete" or view.kind != "dashboards":
+        raise errors.ConflictError(
+            f"the upload '{view.name}' is no complete one of dashboards.", hint="Complete it first."
+        )
+    return f"{ROOTS['dashboards']}/{view.id}"
 
 
 def declared_over(view: UploadView, declared: Declared) -> Declared:
@@ -368,7 +389,9 @@ def known(session: Session, upload_ids: Sequence[str]) -> set[str]:
 def _is_used() -> Any:
     of_source = exists().where(Source.weights.startswith("blob:saes/" + Upload.id))
     of_job = exists().where(Job.spec["corpus"].astext == "blob:corpora-raw/" + Upload.id)
-    return of_source | of_job
+    place = Job.spec["import"]["place"]["blobs"].astext
+    of_import = exists().where(place == ROOTS["dashboards"] + "/" + Upload.id, Job.has_blobs)
+    return of_source | of_job | of_import
 
 
 def _row(session: Session, viewer: Viewer, upload_id: str, *, is_locked: bool = False) -> Upload:
@@ -394,7 +417,7 @@ def _view(row: Upload, area: Staging) -> UploadView:
         files.append(FileView(file["name"], file["size"], file["sha256"], n_there))
     known = {field.name for field in fields(Found)}
     found = tuple(Found(**{key: value for key, value in each.items() if key in known}) for each in row.found or ())
-    kind: Kind = "corpus" if row.kind == "corpus" else "sae"
+    kind: Kind = {"corpus": "corpus", "dashboards": "dashboards"}.get(row.kind, "sae")  # type: ignore[assignment]
     state: State = "complete" if row.state == "complete" else "open"
     return UploadView(
         row.id, kind, row.name, state, tuple(files), row.n_bytes, found, row.declared or {}, row.created_at

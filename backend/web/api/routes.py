@@ -11,6 +11,7 @@ from backend.web.api import (
     features,
     health,
     hosting,
+    imports,
     jobs,
     live,
     looks,
@@ -27,6 +28,7 @@ router = APIRouter(
     # Named "4XX" it also replaces FastAPI's own description of a malformed request, which we answer otherwise.
     responses={"4XX": {"model": schemas.Error, "description": "What is wrong with the request, or not hosted here."}},
 )
+router.include_router(imports.router)  # before features: /feature/upload-batch is no feature
 router.include_router(features.router)
 router.include_router(explanations.router)
 router.include_router(activation_index.router)

@@ -29,7 +29,10 @@ class NewFile(Asked):
 class NewUpload(Asked):
     """Files that will come."""
 
-    kind: uploads.Kind = Field("sae", description="sae: one SAE or several in a folder each; corpus: text to run on.")
+    kind: uploads.Kind = Field(
+        "sae",
+        description="sae: one SAE or several in a folder each; corpus: text to run on; dashboards: an export to import.",
+    )
     name: str = Field("", description="The folder of files that name none; sources are called after it.")
     files: list[NewFile]
 
