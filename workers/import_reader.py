@@ -125,12 +125,18 @@ def pack(
 
     Of a feature that is in `old` already, what the parts do not speak of stays: its row's other keys, its texts.
     """
-    opened = [import_parts.read(Path(part)) for part in parts]
-    contexts = array_file.read(Path(maps)).arrays
-    numbers = [contexts[f"part-{i}"] for i in range(len(opened))]
+    contexts = array_file.read(Path(maps), is_checked=False).arrays
+    opened, numbers, own = [], [], []
+    for i, path in enumerate(parts):
+        part = import_parts.read(Path(path), is_checked=False)  # the merge has checked it
+        there = part.features
+        there = there[(there >= first) & (there < first + n)]
+        if len(there):
+            opened.append(part)
+            numbers.append(contexts[f"part-{i}"])
+            own.append(there)
     vocabularies = [part.vocabulary for part in opened]
-    indices = np.unique(np.concatenate([part.features for part in opened]))
-    indices = indices[(indices >= first) & (indices < first + n)]
+    indices = np.unique(np.concatenate(own)) if own else np.zeros(0, np.int64)
     earlier = array_file.read(Path(old)).arrays
     progress = _Progress(say)
     n_texts = 0

@@ -244,7 +244,7 @@ def _store_features(work: Work) -> None:
     with transaction(work.sessions) as session:
         keys = [key for each in _found(session, work) for key in each["parts"]]
         (merged,) = shards.results(session, claimed.job_id, "merge")
-        before = imports.before(session, source.id, source.written_id)
+        before = imports.revision_before(session, source.id, source.written_id)
         is_replacing = claimed.spec["import"]["is_replacing"]
         old = {} if before is None or is_replacing else imports.stored(session, before, first, stop)
     with ExitStack() as stack:

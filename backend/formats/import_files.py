@@ -148,13 +148,14 @@ def _named(place: Place, files: Sequence[DataFile], heads: dict[str, Row]) -> tu
         with opened(place, first.name) as file:
             head = batch_head(file.read(_MAX_HEAD_BYTES), first.name)
         return str(head.get("model_id") or ""), source_of(head)
-    with opened(place, first.name) as file:
-        line = file.readline(_MAX_HEAD_BYTES)
     try:
-        row = json.loads(line)
-        return str(row.get("modelId") or ""), str(row.get("layer") or row.get("source") or "")
-    except (ValueError, AttributeError):
-        return "", ""
+        with opened(place, first.name) as file:
+            row = json.loads(file.readline(_MAX_HEAD_BYTES))
+    except ValueError as error:
+        raise errors.InvalidInputError(f"{first.name}: {error}.", hint="Export or download the file again.") from error
+    if not isinstance(row, dict):
+        raise errors.InvalidInputError(f"{first.name} does not hold an object a line.", hint="Export it again.")
+    return str(row.get("modelId") or ""), str(row.get("layer") or row.get("source") or "")
 
 
 def source_of(head: Row) -> str:

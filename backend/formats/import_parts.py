@@ -139,9 +139,9 @@ class Part:
         return None if found is None else orjson.loads(found)
 
 
-def read(path: Path) -> Part:
-    """Map a part; raises `ValueError` for a file that is none or is damaged."""
-    return Part(array_file.read(path).arrays)
+def read(path: Path, *, is_checked: bool = True) -> Part:
+    """Map a part; raises `ValueError` for a file that is none or, where that is checked, is damaged."""
+    return Part(array_file.read(path, is_checked=is_checked).arrays)
 
 
 @dataclass(frozen=True, slots=True)

@@ -216,7 +216,7 @@ def neuron(feature: Feature) -> Row:
         "index": str(feature.index),
         "sourceSetName": source.set_name,
         "creatorId": "",
-        "createdAt": _time(source.computed_at or source.created_at),
+        "createdAt": _made_at(source, feature.given),
         "maxActApprox": _shortest(feature.max_value),
         "hasVector": False,
         "vector": [],
@@ -452,7 +452,7 @@ def _activation(feature: Feature, group: Group, example: Example) -> Row:
         "zKIndices": [],
         "zValues": [],
         "creatorId": "",
-        "createdAt": _time(source.computed_at or source.created_at),
+        "createdAt": _made_at(source, example.given),
         "lossValues": [],
         "logitContributions": None,
         "binMin": TOP_BIN if group.is_top and not group.is_negative else _shortest(group.low),
@@ -466,6 +466,11 @@ def _activation(feature: Feature, group: Group, example: Example) -> Row:
         return row
     said_nothing = dict.fromkeys(("dataIndex", "dataSource", "binMin", "binMax", "binContains", "qualifyingTokenIndex"))
     return row | said_nothing | {name: value for name, value in example.given.items() if name in row}
+
+
+def _made_at(source: Source, given: Mapping[str, Any] | None) -> str:
+    """When it was computed; what was imported and says nothing is as old as its source, so importing again changes nothing."""
+    return _time((source.computed_at if given is None else None) or source.created_at)
 
 
 def _activation_id(feature: Feature, group: Group, example: Example) -> str:

@@ -119,9 +119,10 @@ def _example(row: Row, span: bytes | None, counts: Counts) -> Text:
     firing = list(filter(None, values))
     try:
         low, high = (min(firing), max(firing)) if firing else (0.0, 0.0)
-    except TypeError as error:
+        is_finite = math.isfinite(sum(firing))  # else one of them is not
+    except (TypeError, OverflowError) as error:
         raise ValueError("'values' is a list of numbers") from error
-    if not (math.isfinite(low) and math.isfinite(high) and math.isfinite(sum(firing))):
+    if not is_finite:
         positions, firing = _finite_firings(positions, firing, counts)
         low, high = (min(firing), max(firing)) if firing else (0.0, 0.0)
     index = index_of(row)

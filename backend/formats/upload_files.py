@@ -208,7 +208,7 @@ class _Bounded:
 
 def _write(members: list[_Member], archive_name: str, folder: Path, limit: int, *, may_hold_rows: bool) -> list[str]:
     shown = [member for member in members if not _is_hidden(member.name)]
-    names = _shortened([member.name for member in shown])
+    names = _shortened([member.name for member in shown], may_hold_rows=may_hold_rows)
     problems = [f"{name[:60]!r} {member.problem}" for name, member in zip(names, shown, strict=True) if member.problem]
     problems += names_problems(names)
     problems += [
@@ -233,10 +233,14 @@ def _write(members: list[_Member], archive_name: str, folder: Path, limit: int, 
     return names
 
 
-def _shortened(names: Iterable[str]) -> list[str]:
-    """Without the folders all of them share, but for the last: archives are packed from anywhere."""
+def _shortened(names: Iterable[str], *, may_hold_rows: bool = False) -> list[str]:
+    """Without the folders all of them share, but for the last: archives are packed from anywhere.
+
+    The last goes too where some lie deeper, as in an export, whose folders have folders in them.
+    """
     found = [name.removeprefix("./") for name in names]
-    while found and all(name.count("/") > 1 for name in found) and len({name.split("/")[0] for name in found}) == 1:
+    deep = any if may_hold_rows else all
+    while found and deep(name.count("/") > 1 for name in found) and len({name.split("/")[0] for name in found}) == 1:
         if not _is_plain(found[0].split("/")[0]):
             break
         found = [name.split("/", 1)[1] for name in found]

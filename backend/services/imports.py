@@ -217,7 +217,7 @@ def store_texts(
     ingest.copy(session, "given_context (index, tokens, documents)", rows)
     session.connection().exec_driver_sql(
         "INSERT INTO context (corpus_id, index, tokens) SELECT %s, index, tokens FROM given_context",
-        (before.corpus_id,),
+        (corpus_id,),
     )
     session.connection().exec_driver_sql("DROP TABLE given_context")
 
@@ -228,7 +228,7 @@ def current(session: Session, source_id: int, corpus_id: int) -> int | None:
     return session.scalar(query.where(Source.id == source_id, Revision.corpus_id == corpus_id))
 
 
-def before(session: Session, source_id: int, revision_id: int) -> int | None:
+def revision_before(session: Session, source_id: int, revision_id: int) -> int | None:
     """The revision readers see, if it was imported into the same corpus as `revision_id`; else None."""
     corpus_id = session.scalars(select(Revision.corpus_id).where(Revision.id == revision_id)).one()
     return current(session, source_id, corpus_id)

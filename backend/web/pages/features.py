@@ -36,7 +36,7 @@ class ActivationCharts:
     """The same firings on two axes; one is shown."""
 
     log: Markup
-    """Empty for a signed feature: its values have no logarithm."""
+    """Empty for a signed feature, whose values have no logarithm, and for an imported one."""
     linear: Markup
 
 
@@ -116,10 +116,11 @@ def _activations(feature: FeatureView, ends: concordance.Range) -> ActivationCha
             return None
         linear = charts.signed_values(feature.linear_histogram, ends, is_dense=feature.signed.is_dense)
         return ActivationCharts(log=Markup(""), linear=linear)
-    if len(feature.log_histogram.counts) < 2:
+    if len(feature.linear_histogram.counts) < 2:
         return None
+    log = feature.log_histogram
     return ActivationCharts(
-        log=charts.activations(feature.log_histogram, feature.max_value, is_log=True),
+        log=charts.activations(log, feature.max_value, is_log=True) if len(log.counts) > 1 else Markup(""),
         linear=charts.activations(feature.linear_histogram, feature.max_value, is_log=False),
     )
 
