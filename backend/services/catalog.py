@@ -20,7 +20,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from backend import errors, names
-from backend.db.tables import Corpus, Feature, Job, JobSource, Model, Revision, Source, SourceSet, Vocabulary
+from backend.db.tables import Corpus, Feature, Job, JobSource, Model, Release, Revision, Source, SourceSet, Vocabulary
 from backend.formats import dense_sources
 from backend.formats.look import Look
 from backend.formats.look import from_json as look_from_json
@@ -177,6 +177,15 @@ class SourceSetView(SourceSetFacts):
 
 
 @dataclass(frozen=True, slots=True)
+class ReleaseFacts:
+    """A release by itself."""
+
+    name: str
+    created_at: datetime
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class ReadableSource:
     """A source and the keys its dashboards are read with."""
 
@@ -278,6 +287,18 @@ def source_sets(session: Session) -> tuple[SourceSetFacts, ...]:
     """Every source set without its sources, by model and name."""
     rows = session.execute(_SOURCE_SETS.order_by(SourceSet.model_id, SourceSet.name))
     return tuple(SourceSetFacts(*row) for row in rows)
+
+
+def releases(session: Session) -> tuple[ReleaseFacts, ...]:
+    """Every release of which the viewer sees a source in lists, and their own, by name."""
+    rows = session.execute(_RELEASES.order_by(Release.name))
+    return tuple(ReleaseFacts(*row) for row in rows)
+
+
+def release(session: Session, name: str) -> ReleaseFacts | None:
+    """The release, also for who knows only an unlisted source of it; None: there is none."""
+    row = session.execute(addressed(_RELEASES.where(Release.name == name))).one_or_none()
+    return None if row is None else ReleaseFacts(*row)
 
 
 def origin(session: Session, view: SourceView) -> tuple[ModelFacts, SourceSetFacts]:
@@ -394,6 +415,7 @@ _SET_COLUMNS = (
     SourceSet.release_name.label("release"), SourceSet.given,
 )  # fmt: skip
 _SOURCE_SETS = select(*_SET_COLUMNS)
+_RELEASES = select(Release.name, Release.created_at, Release.given)
 _job, _of_job = Job.__table__.alias("active"), JobSource.__table__.alias("of_active")
 # The revision that the first computation of a source writes, once some of its features are there to be read.
 _UNFINISHED = (

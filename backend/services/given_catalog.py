@@ -28,6 +28,44 @@ MOST_LAYERS = 10_000
 _LAYER = re.compile(r"(\d{1,4})(?:-|$)", re.ASCII)
 
 
+def new_model(session: Session, viewer: Viewer, row: Mapping[str, Any]) -> str:
+    """Add a bare model and return its id; raises `ConflictError` where there is one, and as `put_model`."""
+    access.check_may_write(viewer)
+    model_id = _identity(row, "id", "model")
+    if session.scalar(unrestricted(select(exists().where(Model.id == model_id)))):
+        raise errors.ConflictError(f"There is a model '{model_id}' already.", hint="Choose another id.")
+    return put_model(session, viewer, row)
+
+
+def new_source_set(session: Session, viewer: Viewer, row: Mapping[str, Any]) -> None:
+    """Add a source set to a model, and one bare, unlisted source for each of the model's layers: `{layer}-{name}`.
+
+    Raises:
+        NotFoundError: The viewer sees no such model in lists.
+        ConflictError: The model has such a set, or such a source.
+        InvalidInputError: The model's layers are not known; and as `put_source_set`.
+    """
+    model = catalog.model(session, _identity(row, "modelId", "model"))
+    access.check_may_write(viewer)
+    name = _identity(row, "name", "source set")
+    if model.n_layers is None:
+        raise errors.InvalidInputError(
+            f"How many layers '{model.id}' has is not known, so its sources cannot be made.",
+            hint="It is once a source of it was computed.",
+        )
+    sources = [names.check_id(f"{layer}-{name}", "source") for layer in range(model.n_layers)]
+    of_set = (SourceSet.model_id == model.id, SourceSet.name == name)
+    of_ids = (Source.model_id == model.id, Source.name.in_(sources))
+    if session.scalar(unrestricted(select(exists().where(*of_set) | exists().where(*of_ids)))):
+        raise errors.ConflictError(
+            f"'{model.id}' has a source set '{name}' already, or a source of such a name.", hint="Choose another name."
+        )
+    put_source_set(session, viewer, row)
+    for source in sources:
+        of_source = {"id": source, "modelId": model.id, "setName": name}
+        put_source(session, viewer, of_source, visibility="unlisted")
+
+
 def put_release(session: Session, viewer: Viewer, row: Mapping[str, Any]) -> str:
     """Add a release, or to what is known of one the viewer may change, and return its name.
 

@@ -107,7 +107,7 @@ class Rule:
     statuses: frozenset[int] = frozenset({200, 201, 303})
     """When it passed."""
     is_nothing_a_null: bool = False
-    """What is hidden or not there is `null`, with status 200."""
+    """What is hidden or not there is `null`, or no item of a list, with status 200."""
     is_listing: bool = False
     """Names every source that the actor may see in lists."""
 
@@ -180,7 +180,14 @@ RULES: dict[str, Rule] = {
     "GET /api/index/{model}/{source}/{index}/quantiles": Rule(by_address),
     "GET /api/index/{model}/{source}/{index}/cofiring": Rule(by_address),
     "GET /api/index/{model}/{source}/{index}/pair/{other}": Rule(by_address),
+    "POST /api/features": Rule(by_address, json=[FEATURE], is_nothing_a_null=True),
+    "POST /api/umap": Rule(by_address, json={"modelId": "{model}", "layers": ["{source}"]}),
     "POST /api/model/list": Rule(everybody, is_listing=True),
+    "POST /api/global": Rule(everybody, is_listing=True),
+    "POST /api/model/get": Rule(if_listed, json={"id": "{model}"}),
+    "POST /api/model/new": Rule(signed_in, json={"id": "new-model", "layers": 2}),
+    "POST /api/source-set/new": Rule(add_if_listed, json={"modelId": "{model}", "name": "new"}),
+    "POST /api/test": Rule(everybody, statuses=frozenset({200, 401})),
     "GET /api/source-set/{model}/{name}": Rule(if_listed, is_nothing_a_null=True),
     "GET /api/source/{model}/{source}": Rule(by_address),
     "PATCH /api/source/{model}/{source}": Rule(change_by_address, json={"visibility": "public"}),
@@ -399,7 +406,7 @@ def filled(given: Any, values: dict[str, Any]) -> Any:
 
 
 def outcome_of(answer, rule: Rule) -> str:
-    if rule.is_nothing_a_null and answer.status_code == 200 and answer.text == "null":
+    if rule.is_nothing_a_null and answer.status_code == 200 and answer.text in ("null", "[]"):
         return HIDDEN
     if answer.status_code == 401 and 401 not in rule.statuses:
         return SIGN_IN
