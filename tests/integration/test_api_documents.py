@@ -113,13 +113,8 @@ def test_every_route_describes_its_refusals(document):
 
 
 def test_answers_have_no_defaults():
-    known = {
-        **vars(schemas),
-        **vars(live_schemas),
-        **vars(steer_schemas),
-        **vars(scan_schemas),
-        **vars(neuronpedia_schemas),
-    }.values()
+    modules = (schemas, live_schemas, steer_schemas, scan_schemas, neuronpedia_schemas)
+    known = {name: each for module in modules for name, each in vars(module).items()}.values()
     answers = [each for each in known if isinstance(each, type) and issubclass(each, schemas.Answer)]
     assert len(answers) > 40
     for answer in answers:
