@@ -22,7 +22,7 @@ from backend.web.app import create_app
 from tests import hosted
 from tests.integration.test_api_documents import ROUTES
 
-N_EXAMPLES = 12
+N_EXAMPLES = 10
 """Of each operation."""
 UNAVAILABLE = 503
 """Of the routes of live inference: no worker runs in this test."""
