@@ -213,6 +213,23 @@ class WithoutTrailingSlash:
         await self._app(scope, receive, send)
 
 
+class ReadAsJson:
+    """Takes the body of a route that only reads for JSON, whatever it says of itself, as Neuronpedia's server does.
+
+    Of the routes that write, a body that is not said to be JSON is refused: a page of another site can send one.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on, its body called JSON."""
+        if scope["type"] == "http" and scope["method"] == "POST" and _spelled(scope["path"]) in READING:
+            others = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
+            scope = {**scope, "headers": [*others, (b"content-type", b"application/json")]}
+        await self._app(scope, receive, send)
+
+
 def _spelled(path: str) -> str:
     return path.rstrip("/") or "/"
 

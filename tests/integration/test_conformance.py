@@ -15,6 +15,7 @@ from sqlalchemy import update
 from backend.db.tables import SourceSet
 from backend.services import given_catalog
 from backend.services.access import OPERATOR
+from backend.web import middleware
 from tests import hosted
 from tests.hosted import MODEL, RICH, SOURCE
 
@@ -273,6 +274,19 @@ def test_no_body_and_no_json_are_refused(api, route):
     for content in (b"", b"{", b"\xff", b"null", b"7", b'"x"', b"[" * 5000, b'{"a": ' * 5000):
         check_refused(api.request(route.verb, route.path, content=content, headers=headers), 400)
     check_refused(api.request(route.verb, route.path), 400)
+
+
+@pytest.mark.parametrize("route", [route for route in POSTS if route.required], ids=name)
+def test_what_only_reads_takes_json_by_any_name(api, route):
+    """Scripts leave the Content-Type out; who may write by that could be a page of another site."""
+    content = json.dumps(route.body)
+    for headers in ({}, {"content-type": "text/plain"}, {"content-type": "application/x-www-form-urlencoded"}):
+        answer = api.request(route.verb, route.path, content=content, headers=headers)
+        if f"/api/{route.path}" in middleware.READING:
+            assert answer.status_code == route.status, answer.text
+        else:
+            check_refused(answer, 400)
+            assert "Content-Type application/json" in answer.json()["error"]
 
 
 @pytest.mark.parametrize("route", [route for route in POSTS if not route.required and route.path != "test"], ids=name)

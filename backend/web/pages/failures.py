@@ -136,5 +136,7 @@ def wants_json(request: Request) -> bool:
 
 def _what_is_invalid(error: RequestValidationError) -> str:
     """Every problem, named by where it is: `modelId: Field required`. What was sent is not sent back."""
+    if isinstance(error.body, bytes):
+        return "The body is not sent as JSON: give it the Content-Type application/json."
     places = [(".".join(map(str, e["loc"][1:])) or str(e["loc"][0]), e["msg"]) for e in error.errors()]
     return "; ".join(f"{place}: {message}" for place, message in places) + "."
