@@ -57,21 +57,27 @@ def add(
         bool | None,
         Option("--keep-index/--no-keep-index", help="Keep every firing to look up; default: if it is small."),
     ] = None,
+    compute: Annotated[
+        bool,
+        Option("--compute/--no-compute", help="Compute dashboards; else only attach weights, for live inference."),
+    ] = True,
     force: Annotated[bool, Option("--force", help="Compute also what the quick look calls pointless.")] = False,
     data: Data = None,
     watch: Annotated[bool, Option("--watch/--no-watch", help="Follow progress.")] = True,
 ) -> None:
     """Host SAEs, neurons or vectors of one model: register them, compute their dashboards in one pass, follow progress."""
-    if (corpus is None) == (tokens is None):
+    if compute and (corpus is None) == (tokens is None):
         raise errors.InvalidInputError("give either --corpus or --tokens.")
+    if not compute and (corpus or tokens):
+        raise errors.InvalidInputError("--no-compute computes nothing, so it takes neither --corpus nor --tokens.")
     spec = {
-        "corpus": _corpus(corpus or str(tokens)), "corpus_field": corpus_field, "is_apart": keep_documents_apart,
-        "is_tokens": tokens is not None, "hook_point": hook,
+        "corpus": _corpus(corpus or str(tokens)) if compute else "", "corpus_field": corpus_field,
+        "is_apart": keep_documents_apart, "is_tokens": tokens is not None, "hook_point": hook,
         "context_size": context_size, "max_tokens": tokens_limit, "device": device, "dtype": dtype,
         "threads": threads, "seed": seed, "quality_tokens": quality_tokens, "keep_index": keep_index,
         "is_forced": force,
     }  # fmt: skip
-    with connection.opened(data, with_worker=watch) as link:
+    with connection.opened(data, with_worker=watch and compute) as link:
         declared = sae_files.declared_of(declare, hook_point=hook)
         saes = _saes(link, sae or [], declared)
         with transaction(link.sessions) as session:
@@ -79,8 +85,11 @@ def add(
             dense += [str(path.resolve()) for path in vectors or ()]
             hosted = hosting.register(
                 session, model, saes, spec, source=source, model_id=model_id, dense=dense,
-                declared=declared,
+                declared=declared, is_computed=compute,
             )  # fmt: skip
+        if hosted.job_id is None:
+            console.print(f"{', '.join(hosted.refs)}: weights attached, nothing computed")
+            return
         wakeups.send(link.sessions, broker.celery_app(link.settings))
         console.print(f"job {hosted.job_id} computes {', '.join(hosted.refs)}")
         if watch:

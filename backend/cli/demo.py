@@ -39,7 +39,9 @@ def register(session: Session, data: Path, *, n_sources: int | None = None) -> l
                 jobs.retry(session, job.id)
             job_ids.append(job.id)
     if fresh:
-        job_ids.append(hosting.register(session, str(WEIGHTS / MODEL), fresh, _spec(data)).job_id)
+        hosted = hosting.register(session, str(WEIGHTS / MODEL), fresh, _spec(data))
+        assert hosted.job_id is not None, "dashboards are wanted"
+        job_ids.append(hosted.job_id)
     return job_ids
 
 

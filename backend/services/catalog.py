@@ -20,7 +20,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from backend import errors, names
-from backend.db.tables import Corpus, Feature, Job, JobSource, Model, Revision, Source, SourceSet, Vocabulary
+from backend.db.tables import Corpus, Feature, Job, JobSource, Model, Release, Revision, Source, SourceSet, Vocabulary
 from backend.formats import dense_sources
 from backend.formats.look import Look
 from backend.formats.look import from_json as look_from_json
@@ -88,7 +88,12 @@ class SourceView:
     @property
     def dead_share(self) -> float:
         """Of the features that dashboards were made of; 0 before the first computation."""
-        return 1 - self.n_alive / self.n_features if self.n_features else 0.0
+        return self.n_dead / (self.n_features or self.d_sae or 1)
+
+    @property
+    def n_dead(self) -> int:
+        """Of the features that dashboards were made of; 0 before the first computation."""
+        return max(0, (self.n_features or self.d_sae) - self.n_alive) if self.revision_id is not None else 0
 
     @property
     def kind(self) -> Kind:
@@ -169,6 +174,15 @@ class SourceSetView(SourceSetFacts):
     """A source set and its sources, by layer, then name."""
 
     sources: tuple[SourceView, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseFacts:
+    """A release by itself."""
+
+    name: str
+    created_at: datetime
+    given: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +289,18 @@ def source_sets(session: Session) -> tuple[SourceSetFacts, ...]:
     return tuple(SourceSetFacts(*row) for row in rows)
 
 
+def releases(session: Session) -> tuple[ReleaseFacts, ...]:
+    """Every release of which the viewer sees a source in lists, and their own, by name."""
+    rows = session.execute(_RELEASES.order_by(Release.name))
+    return tuple(ReleaseFacts(*row) for row in rows)
+
+
+def release(session: Session, name: str) -> ReleaseFacts | None:
+    """The release, also for who knows only an unlisted source of it; None: there is none."""
+    row = session.execute(addressed(_RELEASES.where(Release.name == name))).one_or_none()
+    return None if row is None else ReleaseFacts(*row)
+
+
 def origin(session: Session, view: SourceView) -> tuple[ModelFacts, SourceSetFacts]:
     """The model and the set of a source, in one statement."""
     query = select(*_MODEL_COLUMNS, *_SET_COLUMNS).join(SourceSet, SourceSet.model_id == Model.id)
@@ -336,9 +362,10 @@ def add_source(
 ) -> int:
     """Register an SAE and its source set, and return the row's id.
 
-    Registering the same weights again updates the row, and so does replacing them. Raises `ConflictError` when the id
-    belongs to other weights, or when dashboards were computed for another hook point or size; `NotFoundError` when the
-    model is not hosted; `ForbiddenError` when the source is somebody else's.
+    Registering the same weights again updates the row, and so does replacing them. A source without weights gets these
+    and keeps its dashboards. Raises `ConflictError` when the id belongs to other weights, or when dashboards were
+    computed for, or say, another hook point or size; `NotFoundError` when the model is not hosted; `ForbiddenError` when
+    the source is somebody else's.
     """
     names.check_id(name, "source")
     place = names.parse_hook_point(hook_point)
@@ -355,7 +382,10 @@ def add_source(
     # The no-op update makes a concurrent registration wait here and returns the row it made.
     added = row.on_conflict_do_update(index_elements=[Source.model_id, Source.name], set_={"name": name})
     found = session.execute(added.returning(*_IDENTITY)).one()
-    if claim.is_replacing:
+    if found.weights is None:
+        access.check_may_change(claim.viewer, found.owner_id)
+        _refuse_unlike(session, f"{model_id}/{name}", found, (hook_point, d_in, d_sae))
+    elif claim.is_replacing:
         access.check_may_change(claim.viewer, found.owner_id)
     else:
         _refuse_another_sae(f"{model_id}/{name}", found, claim.viewer, (weights, hook_point, d_in, d_sae))
@@ -385,6 +415,7 @@ _SET_COLUMNS = (
     SourceSet.release_name.label("release"), SourceSet.given,
 )  # fmt: skip
 _SOURCE_SETS = select(*_SET_COLUMNS)
+_RELEASES = select(Release.name, Release.created_at, Release.given)
 _job, _of_job = Job.__table__.alias("active"), JobSource.__table__.alias("of_active")
 # The revision that the first computation of a source writes, once some of its features are there to be read.
 _UNFINISHED = (
@@ -481,6 +512,26 @@ def _model_facts(row: AnyRow) -> ModelFacts:
 def _model_view(facts: ModelFacts, sources: Sequence[SourceView]) -> ModelView:
     known = {each.name: getattr(facts, each.name) for each in fields(ModelFacts)}
     return ModelView(**known, sources=tuple(sources))
+
+
+def _refuse_unlike(session: Session, ref: str, found: AnyRow, given: tuple[str, int, int]) -> None:
+    """Raise `ConflictError` for weights that cannot be those that a source's imported dashboards are of."""
+    if found.revision_id is None:
+        return
+    hook_point, d_in, d_sae = given
+    last = session.scalar(select(func.max(Feature.index)).where(Feature.revision_id == found.revision_id))
+    problems = []
+    if last is not None and last >= d_sae:
+        problems.append(f"has a feature {last}, and this SAE has 0 to {d_sae - 1}")
+    if found.hook_point not in ("", hook_point):
+        problems.append(f"is at {found.hook_point}, and this SAE at {hook_point}")
+    if found.d_in not in (0, d_in):
+        problems.append(f"reads {found.d_in} numbers, and this SAE {d_in}")
+    if problems:
+        raise errors.ConflictError(
+            f"'{ref}' has dashboards of another SAE: it {'; it '.join(problems)}.",
+            hint="Give this SAE another id.",
+        )
 
 
 def _refuse_another_sae(ref: str, found: AnyRow, viewer: Viewer, given: tuple[str, str, int, int]) -> None:

@@ -103,8 +103,12 @@ def get(session: Session, ref: FeatureRef) -> FeatureView:
     return _views(session, [_Stored(shown, row, before, after)])[0]
 
 
-def several(session: Session, refs: Sequence[FeatureRef], *, n_examples: int = 1) -> tuple[FeatureView | None, ...]:
+def several(
+    session: Session, refs: Sequence[FeatureRef], *, n_examples: int | None = 1
+) -> tuple[FeatureView | None, ...]:
     """The features named, in their order, each with its first `n_examples` top contexts; None where there is no dashboard.
+
+    With `n_examples` None each has all of its contexts.
 
     Four statements for any number of features and sources of a model on one corpus. The features beside each are not
     looked for.

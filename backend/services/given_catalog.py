@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import exists, select, update
+from sqlalchemy import exists, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -21,11 +21,49 @@ from backend.db.tables import Model, Release, Source, SourceSet
 from backend.formats import given_rows
 from backend.services import access, catalog
 from backend.services.access import Viewer, Visibility
-from backend.services.visibility import unrestricted
+from backend.services.visibility import REACHABLE, unrestricted
 
 MOST_LAYERS = 10_000
 """More than any model has; a number beyond it is a mistake."""
 _LAYER = re.compile(r"(\d{1,4})(?:-|$)", re.ASCII)
+
+
+def new_model(session: Session, viewer: Viewer, row: Mapping[str, Any]) -> str:
+    """Add a bare model and return its id; raises `ConflictError` where there is one, and as `put_model`."""
+    access.check_may_write(viewer)
+    model_id = _identity(row, "id", "model")
+    if session.scalar(unrestricted(select(exists().where(Model.id == model_id)))):
+        raise errors.ConflictError(f"There is a model '{model_id}' already.", hint="Choose another id.")
+    return put_model(session, viewer, row)
+
+
+def new_source_set(session: Session, viewer: Viewer, row: Mapping[str, Any]) -> None:
+    """Add a source set to a model, and one bare, unlisted source for each of the model's layers: `{layer}-{name}`.
+
+    Raises:
+        NotFoundError: The viewer sees no such model in lists.
+        ConflictError: The model has such a set, or such a source.
+        InvalidInputError: The model's layers are not known; and as `put_source_set`.
+    """
+    model = catalog.model(session, _identity(row, "modelId", "model"))
+    access.check_may_write(viewer)
+    name = _identity(row, "name", "source set")
+    if model.n_layers is None:
+        raise errors.InvalidInputError(
+            f"How many layers '{model.id}' has is not known, so its sources cannot be made.",
+            hint="It is once a source of it was computed.",
+        )
+    sources = [names.check_id(f"{layer}-{name}", "source") for layer in range(model.n_layers)]
+    of_set = (SourceSet.model_id == model.id, SourceSet.name == name)
+    of_ids = (Source.model_id == model.id, Source.name.in_(sources))
+    if session.scalar(unrestricted(select(exists().where(*of_set) | exists().where(*of_ids)))):
+        raise errors.ConflictError(
+            f"'{model.id}' has a source set '{name}' already, or a source of such a name.", hint="Choose another name."
+        )
+    put_source_set(session, viewer, row)
+    for source in sources:
+        of_source = {"id": source, "modelId": model.id, "setName": name}
+        put_source(session, viewer, of_source, visibility="unlisted")
 
 
 def put_release(session: Session, viewer: Viewer, row: Mapping[str, Any]) -> str:
@@ -59,10 +97,9 @@ def put_model(session: Session, viewer: Viewer, row: Mapping[str, Any]) -> str:
     found = session.execute(known).one()
     if access.may_change(viewer, found.owner_id):
         changed: dict[str, Any] = {"given": Model.given.concat(given)}
-        if given.get("displayName"):
-            changed["display_name"] = given["displayName"]
         if found.weights is None:
             changed |= _sizes(n_layers=given.get("layers"), d_model=given.get("dimension"))
+            changed |= {"display_name": given["displayName"]} if given.get("displayName") else {}
         session.execute(unrestricted(update(Model).where(Model.id == model_id).values(**changed)))
     return model_id
 
@@ -71,12 +108,12 @@ def put_source_set(session: Session, viewer: Viewer, row: Mapping[str, Any]) -> 
     """Add a source set to a hosted model, or to what is known of one.
 
     One with sources that the viewer may not change is left as it is. Its release is the one that `releaseName` names,
-    where there is such a release. Raises `NotFoundError` without the model, `InvalidInputError` for a name none can
-    have, and as `check_may_write`.
+    where there is such a release of the viewer's own, or a public one. Raises `NotFoundError` for a model that the
+    viewer does not see, `InvalidInputError` for a name none can have, and as `check_may_write`.
     """
     access.check_may_write(viewer)
     model_id, name = _identity(row, "modelId", "model"), _identity(row, "name", "source set")
-    _check_model(session, model_id)
+    _check_model(session, viewer, model_id)
     session.execute(insert(SourceSet).values(model_id=model_id, name=name).on_conflict_do_nothing())
     key = (SourceSet.model_id == model_id, SourceSet.name == name)
     session.execute(_locked(select(SourceSet.name).where(*key)))
@@ -89,7 +126,7 @@ def put_source_set(session: Session, viewer: Viewer, row: Mapping[str, Any]) -> 
     if "description" in given:
         changed["description"] = given["description"]
     release = given.get("releaseName")
-    if release and session.scalar(unrestricted(select(exists().where(Release.name == release)))):
+    if release and _may_join(session, viewer, release):
         changed["release_name"] = release
     session.execute(unrestricted(update(SourceSet).where(*key).values(**changed)))
 
@@ -112,13 +149,13 @@ def put_source(
     makes a new one public.
 
     Raises:
-        NotFoundError: The model is not hosted.
+        NotFoundError: The viewer sees no such model.
         InvalidInputError: An id, a size or the hook point is none that can be.
         ForbiddenError: The source is somebody else's; and as `check_may_write`.
     """
     access.check_may_write(viewer)
     model_id, name = _identity(row, "modelId", "model"), _identity(row, "id", "source")
-    _check_model(session, model_id)
+    _check_model(session, viewer, model_id)
     place = names.parse_hook_point(hook_point) if hook_point else None
     set_name = _set_name(row, name)
     session.execute(insert(SourceSet).values(model_id=model_id, name=set_name).on_conflict_do_nothing())
@@ -151,9 +188,24 @@ def _locked(query: Any) -> Any:
     return unrestricted(query.with_for_update(key_share=True))
 
 
-def _check_model(session: Session, model_id: str) -> None:
-    if not session.scalar(unrestricted(select(exists().where(Model.id == model_id)))):
+def _check_model(session: Session, viewer: Viewer, model_id: str) -> None:
+    """Raise `NotFoundError` for a model that the viewer does not see: who adds to one sees it from then on.
+
+    Asked of the viewer, not of the session: an import's may have none.
+    """
+    row = session.execute(unrestricted(select(Model.owner_id).where(Model.id == model_id))).one_or_none()
+    seen = or_(Source.visibility.in_(REACHABLE), Source.owner_id == viewer.account_id)
+    of_model = exists().where(Source.model_id == model_id, seen)
+    if row is None or not (access.owns(viewer, row.owner_id) or session.scalar(unrestricted(select(of_model)))):
         raise catalog.no_model(model_id)
+
+
+def _may_join(session: Session, viewer: Viewer, release: str) -> bool:
+    """There is such a release, and it is the viewer's own or has a public source: its row is shown to who joins it."""
+    row = session.execute(unrestricted(select(Release.owner_id).where(Release.name == release))).one_or_none()
+    of_set = (Source.model_id == SourceSet.model_id, Source.set_name == SourceSet.name, Source.visibility == "public")
+    is_public = select(exists().where(SourceSet.release_name == release, *of_set))
+    return row is not None and (access.owns(viewer, row.owner_id) or bool(session.scalar(unrestricted(is_public))))
 
 
 def _identity(row: Mapping[str, Any], key: str, what: str) -> str:

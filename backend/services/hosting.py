@@ -1,5 +1,8 @@
 """Hosting SAEs: check them, register model and sources, queue one job. The one way, for commands and for the web.
 
+A source that was imported, or made over Neuronpedia's API, gets its weights in the same way and keeps its dashboards;
+with `Wish.is_computed` false no job is queued, so they stay for good.
+
 1. Describe every SAE from its headers and what is declared; all problems of all of them are told at once.
 2. See that the asker may: write, take an id, change a model or a source, queue one more job.
 3. Rows of the model and of each source, then the job. Readers of a source that is replaced see its old dashboards until
@@ -46,19 +49,22 @@ class Wish:
     """How it is to be hosted."""
 
     spec: dict[str, Any]
-    """The job's: corpus and options."""
+    """The job's: corpus and options; without a job only `hook_point` is read."""
     source: str = ""
     """Id of one SAE; empty: from its layer and folder."""
     visibility: Visibility = "public"
     is_replacing: bool = False
     """The id may be the asker's own source with other weights."""
+    is_computed: bool = True
+    """False: nothing is computed, so no corpus is needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hosted:
     """Sources that wait for their dashboards."""
 
-    job_id: int
+    job_id: int | None
+    """None: none was wanted."""
     refs: tuple[str, ...]
     """Each model/source, in the order of the SAEs."""
 
@@ -73,6 +79,7 @@ def register(
     model_id: str = "",
     declared: Declared = sae_files.NOTHING_DECLARED,
     dense: Sequence[str] = (),
+    is_computed: bool = True,
 ) -> Hosted:
     """Host SAE folders, or folders of them, of this machine: what commands do. Raises as `host`.
 
@@ -89,7 +96,7 @@ def register(
     here = Path(model)
     weights = str(here.resolve()) if here.is_dir() else model
     model_id = add_model(session, access.OPERATOR, weights, model_id or here.name)
-    return host(session, access.OPERATOR, model_id, found, Wish(spec, source))
+    return host(session, access.OPERATOR, model_id, found, Wish(spec, source, is_computed=is_computed))
 
 
 def add_model(session: Session, viewer: Viewer, weights: str, model_id: str = "", *, folders: str = "") -> str:
@@ -135,7 +142,7 @@ def check_may_read_host(viewer: Viewer, what: str, *, hint: str = "Upload it.") 
 
 
 def host(session: Session, viewer: Viewer, model_id: str, saes: Sequence[Sae], wish: Wish) -> Hosted:
-    """Register the SAEs as sources of a hosted model and queue the job that computes them.
+    """Register the SAEs as sources of a hosted model and queue the job that computes them, unless none is wanted.
 
     Raises:
         ProblemsError: What is wrong with the SAEs.
@@ -147,13 +154,14 @@ def host(session: Session, viewer: Viewer, model_id: str, saes: Sequence[Sae], w
         raise errors.InvalidInputError(
             f"--source names one SAE; {len(saes)} are given.", hint="Leave it out: ids follow from layers and folders."
         )
-    model = session.execute(unrestricted(select(Model.weights).where(Model.id == model_id))).scalar_one_or_none()
+    model = _weights_of(session, model_id)
     descriptions = _described(saes, model or "", str(wish.spec.get("hook_point") or ""))
     _refuse_signed(descriptions, wish.spec)
     check_cut(wish.spec, wish.spec)
-    if not wish.spec.get("is_tokens") and not _is_prepared(wish.spec):
+    if wish.is_computed and not wish.spec.get("is_tokens") and not _is_prepared(wish.spec):
         sae_files.common_contexts(descriptions, int(wish.spec.get("context_size") or 0))
-    limits.check_jobs(session, viewer)
+    if wish.is_computed:
+        limits.check_jobs(session, viewer)
     hook_point = names.parse_hook_point(wish.spec["hook_point"]) if wish.spec.get("hook_point") else None
     source_ids, refs = [], []
     for sae, description in zip(saes, descriptions, strict=True):
@@ -171,8 +179,19 @@ def host(session: Session, viewer: Viewer, model_id: str, saes: Sequence[Sae], w
                 claim=catalog.Claim(viewer, wish.visibility, is_replacing=wish.is_replacing),
             )
         )  # fmt: skip
-    job_id = jobs.create(session, source_ids, wish.spec, owner_id=viewer.account_id)
+    job_id = jobs.create(session, source_ids, wish.spec, owner_id=viewer.account_id) if wish.is_computed else None
     return Hosted(job_id, tuple(refs))
+
+
+def _weights_of(session: Session, model_id: str) -> str | None:
+    """None: the model is not hosted, as is said later. Raises `UnsupportedError` for one without weights."""
+    row = session.execute(unrestricted(select(Model.weights).where(Model.id == model_id))).one_or_none()
+    if row is not None and row.weights is None:
+        raise errors.UnsupportedError(
+            f"No weights of the model '{model_id}' are known.",
+            hint="Name them: the model's folder or hub name, with this id.",
+        )
+    return None if row is None else row.weights
 
 
 def corpus_of(session: Session, model_id: str, corpus_id: int) -> dict[str, Any]:

@@ -95,10 +95,12 @@ def of_model(session: Session, model: str) -> Presets:
 
 
 def _in_the_middle(model: ModelView) -> list[SourceView]:
-    """SAEs with dashboards, those nearest to the middle of the model first."""
+    """SAEs with weights and dashboards, those nearest to the middle of the model first."""
     middle = ((model.n_layers or 1) - 1) / 2
     saes = [
-        each for each in model.sources if each.kind == "sae" and each.revision_id is not None and not each.is_partial
+        each
+        for each in model.sources
+        if each.kind == "sae" and each.has_weights and each.revision_id is not None and not each.is_partial
     ]
     return sorted(saes, key=lambda source: (abs(source.layer - middle), source.name))
 

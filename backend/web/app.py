@@ -82,6 +82,7 @@ def _application(settings: Settings) -> FastAPI:
             Middleware(middleware.Failures, respond=failures.respond),
             Middleware(middleware.KnownCallers, settings=settings),
             Middleware(middleware.WithoutTrailingSlash),
+            Middleware(middleware.ReadAsJson),
             Middleware(middleware.BodyLimits),
             Middleware(identity.Identity, free=(f"{rendering.STATIC_URL}/",)),
             Middleware(GZipMiddleware, minimum_size=500, compresslevel=GZIP_LEVEL),

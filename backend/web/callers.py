@@ -82,6 +82,12 @@ def api_key(headers: Headers) -> str | None:
     return key.strip() if key and key.strip() else None
 
 
+def is_ours(headers: Headers, prefix: str) -> bool:
+    """True unless the key is sent as Neuronpedia's clients send theirs and does not begin as ours do."""
+    key = headers.get("x-api-key", "").strip()
+    return not key or key.startswith(prefix)
+
+
 def client_address(scope: Scope, n_proxies: int) -> str:
     """The address the request came from.
 

@@ -1,6 +1,7 @@
 """Who asks: found out once for every request, before any handler, and how often they may.
 
-1. An API key, if one is sent, says who it is, and a wrong one is refused; cookies then mean nothing.
+1. An API key, if one is sent, says who it is, and a wrong one is refused; cookies then mean nothing. What cannot be a
+   key of ours is nobody's: Neuronpedia's clients send one of its keys whatever they ask.
 2. Else the cookie of a browser that signed in; one that is not valid any more is nobody's.
 3. The request is counted against the account, or the address where there is none.
 
@@ -64,7 +65,7 @@ def _identify(scope: Scope, settings: Settings) -> None:
         found = _signed_in(scope, cookie, settings)
         if found is not None:
             state["viewer"], state["sign_in"], state["form_token"] = found, cookie, form_token(cookie)
-    elif key is not None:
+    elif key is not None and callers.is_ours(headers, keys.PREFIX):
         try:
             with scope["app"].state.sessions() as session:
                 state["viewer"] = keys.viewer(session, key, settings)

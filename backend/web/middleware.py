@@ -3,8 +3,8 @@
 The browser's own rules guard the site: the Host header must be a name of this site (without a login, of this machine),
 else a page of another site could reach it by making its own name point here (DNS rebinding); a request that changes
 something must come from our own pages. Other sites may read the API (`Access-Control-Allow-Origin: *`, so without
-cookies). They may write only with accounts and an API key, which only who has it can send; `identity` then does not
-look at cookies.
+cookies), by GET and by the POST routes that change nothing. They may write only with accounts and an API key, which only
+who has it can send; `identity` then does not look at cookies.
 """
 
 import logging
@@ -37,6 +37,15 @@ CONTENT_SECURITY_POLICY = "; ".join(
     )
 )
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+READING = frozenset(
+    f"/api/{path}"
+    for path in (
+        "activation/get", "activation/new", "activation/source", "cossim", "features", "features-offset", "global",
+        "model/get", "model/list", "search-all", "search-topk-by-token", "steer-load", "steer/presets", "tokenize",
+        "umap", "vector/get",
+    )
+)  # fmt: skip
+"""POST routes of Neuronpedia's that only read: they ask with a body because what they ask for is long."""
 MOST_FORM_BYTES = 2**16
 MOST_JSON_BYTES = 2**23
 LIMIT_REMAINING = "x-limit-remaining"
@@ -58,8 +67,7 @@ class SecurityHeaders:
             await self._app(scope, receive, send)
             return
         is_open_to_all = is_api(scope["path"]) and (
-            scope["method"] in SAFE_METHODS
-            or (self._is_with_accounts and callers.api_key(Headers(scope=scope)) is not None)
+            _is_read(scope) or (self._is_with_accounts and callers.api_key(Headers(scope=scope)) is not None)
         )
 
         async def send_with_headers(message: Message) -> None:
@@ -140,16 +148,19 @@ class KnownCallers:
                 and "access-control-request-method" in headers
                 and is_api(scope["path"])
             ):
-                await self._preflight()(scope, receive, send)
+                await self._preflight(is_reading=_spelled(scope["path"]) in READING)(scope, receive, send)
                 return
             has_key = self._is_with_accounts and callers.api_key(headers) is not None
-            is_write = scope.get("method") not in SAFE_METHODS
-            if is_write and not has_key and not callers.is_own_origin(headers, self._origins):
+            # With a cookie it would be read in somebody's name, which pages of other sites do not do.
+            is_read = _is_read(scope) and (scope.get("method") in SAFE_METHODS or "cookie" not in headers)
+            if not is_read and not has_key and not callers.is_own_origin(headers, self._origins):
                 raise ForeignOriginError("Only Eyepiece's own pages may change something here.")
         await self._app(scope, receive, send)
 
-    def _preflight(self) -> Response:
-        methods = "GET, HEAD, POST, PUT, PATCH, DELETE" if self._is_with_accounts else "GET, HEAD"
+    def _preflight(self, *, is_reading: bool) -> Response:
+        methods = "GET, HEAD, POST" if is_reading else "GET, HEAD"
+        if self._is_with_accounts:
+            methods = "GET, HEAD, POST, PUT, PATCH, DELETE"
         return Response(
             status_code=204,
             headers={
@@ -198,8 +209,35 @@ class WithoutTrailingSlash:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on with its path so spelled."""
         if scope["type"] == "http" and len(scope["path"]) > 1 and scope["path"].endswith("/"):
-            scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
+            scope = {**scope, "path": _spelled(scope["path"])}
         await self._app(scope, receive, send)
+
+
+class ReadAsJson:
+    """Takes the body of a route that only reads for JSON, whatever it says of itself, as Neuronpedia's server does.
+
+    Of the routes that write, a body that is not said to be JSON is refused: a page of another site can send one.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on, its body called JSON."""
+        if scope["type"] == "http" and scope["method"] == "POST" and _spelled(scope["path"]) in READING:
+            others = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
+            scope = {**scope, "headers": [*others, (b"content-type", b"application/json")]}
+        await self._app(scope, receive, send)
+
+
+def _spelled(path: str) -> str:
+    return path.rstrip("/") or "/"
+
+
+def _is_read(scope: Scope) -> bool:
+    """What changes nothing, whoever asks; a websocket has no method."""
+    method = scope.get("method")
+    return method in SAFE_METHODS or (method == "POST" and _spelled(scope["path"]) in READING)
 
 
 def _most_bytes(path: str, content_type: str) -> int | None:

@@ -132,11 +132,31 @@ class ModelInList(Model):
     sourceSets: list[SourceSetInList]
 
 
+class Release(Answer):
+    """Neuronpedia's `SourceRelease` row."""
+
+    name: str
+    description: str
+    descriptionShort: str | None
+    creatorName: str
+    creatorNameShort: str | None
+    creatorId: str
+    creatorEmail: str | None
+    visibility: str
+    isNewUi: bool
+    featured: bool
+    urls: list[str]
+    defaultSourceSetName: str | None
+    defaultSourceId: str | None
+    defaultUmapSourceIds: list[str]
+    createdAt: datetime
+
+
 class SourceSetWithRelations(SourceSet):
-    """A source set, all its sources and its model."""
+    """A source set, all its sources, its model, and its release: one, though Neuronpedia calls it `releases`."""
 
     sources: list[Source]
-    releases: None
+    releases: Release | None
     model: Model
 
 

@@ -114,7 +114,7 @@ class Rule:
     statuses: frozenset[int] = frozenset({200, 201, 303})
     """When it passed."""
     is_nothing_a_null: bool = False
-    """What is hidden or not there is `null`, with status 200."""
+    """What is hidden or not there is `null`, or no item of a list, with status 200."""
     is_listing: bool = False
     """Names every source that the actor may see in lists."""
 
@@ -124,6 +124,9 @@ STEERING = {"modelId": "{model}", "features": [{"layer": "{source}", "index": 1,
 VECTOR = {"modelId": "{model}", "source": "1-neuronpedia-resid-post", "index": "{vector}"}
 LIVE = frozenset({503})
 """No live worker runs in this test; what is hidden is refused before that is found out."""
+
+UNMIXED = frozenset({409})
+"""What was computed here takes no uploads; who may not is refused before that is found out."""
 
 UNFIT = frozenset({400, 429})
 """The job there is has no corpus, and its owner has many under way; who may not is refused before that is found out."""
@@ -201,7 +204,21 @@ RULES: dict[str, Rule] = {
     "POST /api/explanation/{explanation_id}/delete": Rule(change_by_address),
     "POST /api/explanation/{explanation_id}/vote": Rule(add_by_address),
     "POST /api/explanation/{explanation_id}/unvote": Rule(add_by_address),
+    "POST /api/imports": Rule(signed_in, json={"upload": "0" * 32}, statuses=frozenset({404})),
+    "POST /api/feature/upload-batch": Rule(
+        change_by_address, json={"modelId": "{model}", "source": "{source}", "features": [{"index": 1}]}, statuses=UNMIXED
+    ),
+    "POST /api/activation/upload-batch": Rule(
+        change_by_address, json=FEATURE | {"activations": [{"tokens": ["a"], "values": [1]}]}, statuses=UNMIXED
+    ),
+    "POST /api/features": Rule(by_address, json=[FEATURE], is_nothing_a_null=True),
+    "POST /api/umap": Rule(by_address, json={"modelId": "{model}", "layers": ["{source}"]}),
     "POST /api/model/list": Rule(everybody, is_listing=True),
+    "POST /api/global": Rule(everybody, is_listing=True),
+    "POST /api/model/get": Rule(if_listed, json={"id": "{model}"}),
+    "POST /api/model/new": Rule(signed_in, json={"id": "new-model", "layers": 2}),
+    "POST /api/source-set/new": Rule(add_if_listed, json={"modelId": "{model}", "name": "new"}),
+    "POST /api/test": Rule(everybody, statuses=frozenset({200, 401})),
     "GET /api/source-set/{model}/{name}": Rule(if_listed, is_nothing_a_null=True),
     "GET /api/source/{model}/{source}": Rule(by_address),
     "PATCH /api/source/{model}/{source}": Rule(change_by_address, json={"visibility": "public"}),
@@ -430,7 +447,7 @@ def filled(given: Any, values: dict[str, Any]) -> Any:
 
 
 def outcome_of(answer, rule: Rule) -> str:
-    if rule.is_nothing_a_null and answer.status_code == 200 and answer.text == "null":
+    if rule.is_nothing_a_null and answer.status_code == 200 and answer.text in ("null", "[]"):
         return HIDDEN
     if answer.status_code == 401 and 401 not in rule.statuses:
         return SIGN_IN

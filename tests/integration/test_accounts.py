@@ -9,7 +9,7 @@ from sqlalchemy import func, select, update
 
 from backend.db.tables import Account, ApiKey, Invitation, SignIn
 from backend.services import accounts, invitations, tokens
-from backend.web import forms
+from backend.web import forms, middleware
 from tests import hosted
 from tests.signing_in import ORIGIN, PASSWORD, browser, person, program
 
@@ -243,13 +243,28 @@ def test_a_key_says_who_asks(site, session, anna):
 
 
 @pytest.mark.parametrize(
-    "headers", [{"x-api-key": "ep_wrong"}, {"authorization": "Bearer wrong"}, {"x-api-key": "é" * 5000}]
+    "headers", [{"x-api-key": "ep_wrong"}, {"authorization": "Bearer wrong"}, {"x-api-key": "ep_" + "é" * 5000}]
 )
 def test_an_unknown_key_is_refused_even_beside_a_good_cookie(site, anna, headers):
     encoded = {name: value.encode("utf-8") for name, value in headers.items()}
     answer = browser(site, anna).get("/api/jobs", headers=encoded)
     assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
     assert browser(site, anna).get("/account", headers=encoded).status_code == 401
+
+
+@pytest.mark.parametrize("key", ["sk-np-1234", "any", "é" * 5000])
+def test_what_is_no_key_of_ours_is_nobodys_even_beside_a_good_cookie(site, session, anna, key):
+    """Neuronpedia's clients send a key of its whatever they ask."""
+    made = hosted.host(session)
+    of = update(hosted.Source).where(hosted.Source.id == made.source_id)
+    session.execute(of.values(owner_id=anna.id, visibility="private"))
+    session.commit()
+    headers, path = {"x-api-key": key.encode("utf-8")}, f"/api/source/{hosted.MODEL}/{hosted.SOURCE}"
+    assert browser(site, anna).get("/api/jobs", headers=headers).status_code == 200
+    assert browser(site, anna).get(path).status_code == 200
+    assert browser(site, anna).get(path, headers=headers).status_code == 404
+    assert browser(site, anna).patch(path, json={"visibility": "public"}, headers=headers).status_code == 404
+    assert browser(site, anna).get("/account", headers=headers).status_code == 401
 
 
 def test_expired_and_revoked_keys_are_refused(site, session, anna):
@@ -325,6 +340,9 @@ def test_a_page_elsewhere_reads_with_a_key_and_never_with_the_cookie(site, sessi
     answer = key.post("/api/model/list", headers=elsewhere)
     assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "*")
     assert browser(site, anna).post("/api/model/list", headers=elsewhere).status_code == 403
+    answer = browser(site).post("/api/model/list", headers=elsewhere)
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "*")
+    assert browser(site).post("/api/vector/list-owned", headers=elsewhere).status_code == 403
     assert "access-control-allow-origin" not in key.post("/account/keys", headers=elsewhere).headers
 
 
@@ -333,12 +351,29 @@ def test_in_open_mode_a_key_is_ignored_and_opens_nothing(app):
     client.headers["origin"] = "http://localhost"
     assert client.get("http://localhost/api/jobs", headers={"x-api-key": "anything"}).status_code == 200
     elsewhere = {"origin": "https://evil.example", "x-api-key": "anything"}
-    answer = client.post("http://localhost/api/model/list", headers=elsewhere)
+    answer = client.post("http://localhost/api/model/new", headers=elsewhere)
     assert answer.status_code == 403
     assert "access-control-allow-origin" not in answer.headers
     asked = {"origin": "https://evil.example", "access-control-request-method": "POST"}
-    answer = client.options("http://localhost/api/model/list", headers=asked)
+    answer = client.options("http://localhost/api/model/new", headers=asked)
     assert answer.headers["access-control-allow-methods"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_in_open_mode_a_page_elsewhere_reads_by_post_too(app, slash):
+    client = browser(app)
+    elsewhere = {"origin": "https://notebook.example", "x-api-key": "anything"}
+    asked = elsewhere | {"access-control-request-method": "POST", "access-control-request-headers": "x-api-key"}
+    allowed = client.options(f"http://localhost/api/model/list{slash}", headers=asked).headers
+    assert allowed["access-control-allow-methods"] == "GET, HEAD, POST"
+    assert "x-api-key" in allowed["access-control-allow-headers"]
+    answer = client.post(f"http://localhost/api/model/list{slash}", headers=elsewhere)
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "*")
+
+
+def test_routes_that_read_by_post_are_there(app):
+    posts = {path for path, verbs in app.openapi()["paths"].items() if "post" in verbs}
+    assert posts >= middleware.READING
 
 
 @pytest.mark.parametrize("path", ["/sign-in", "/account", "/set-up/x"])

@@ -1,15 +1,12 @@
 """Neuronpedia's own Python client (PyPI: neuronpedia), unchanged, against our server."""
 
 import json
-import socket
-import threading
-import time
 
 import pytest
-import uvicorn
 
 from tests import hosted
 from tests.hosted import MODEL, RICH, SOURCE
+from tests.serving import served
 from tests.stand_in import redis_url as redis_url
 from tests.stand_in import worker as worker
 
@@ -22,17 +19,10 @@ def server(app, session, monkeypatch):
 
     hosted.host(session)
     session.commit()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        monkeypatch.setattr(NPRequest, "BASE_URL", f"http://127.0.0.1:{listener.getsockname()[1]}/api")
+    with served(app) as port:
+        monkeypatch.setattr(NPRequest, "BASE_URL", f"http://127.0.0.1:{port}/api")
         monkeypatch.setenv("NEURONPEDIA_API_KEY", "any")
-        while not server.started:
-            time.sleep(0.01)
         yield
-        server.should_exit = True
-        thread.join()
 
 
 @pytest.mark.usefixtures("server")

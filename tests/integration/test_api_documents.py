@@ -6,7 +6,15 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from backend.web import explanation_schemas, live_schemas, scan_schemas, schemas, steer_schemas
+from backend.web import (
+    explanation_schemas,
+    import_schemas,
+    live_schemas,
+    neuronpedia_schemas,
+    scan_schemas,
+    schemas,
+    steer_schemas,
+)
 
 ROUTES = {
     ("get", "/api/feature/{model}/{source}/{index}"): "Feature",
@@ -30,7 +38,14 @@ ROUTES = {
     ("get", "/api/index/{model}/{source}/{index}/quantiles"): ["Quantile"],
     ("get", "/api/index/{model}/{source}/{index}/cofiring"): "Cofirings",
     ("get", "/api/index/{model}/{source}/{index}/pair/{other}"): "Pair",
+    ("post", "/api/features"): ["FeatureInList"],
+    ("post", "/api/umap"): "Umap",
     ("post", "/api/model/list"): ["ModelInList"],
+    ("post", "/api/model/get"): "ModelWithSources",
+    ("post", "/api/model/new"): "Model",
+    ("post", "/api/source-set/new"): "SourceSetWithRelations",
+    ("post", "/api/global"): "Catalog",
+    ("post", "/api/test"): "KeyTested",
     ("get", "/api/source-set/{model}/{name}"): "SourceSetWithRelations",
     ("get", "/api/source/{model}/{source}"): "SourceFacts",
     ("patch", "/api/source/{model}/{source}"): "SourceFacts",
@@ -71,10 +86,14 @@ ROUTES = {
     ("post", "/api/vector/get"): "VectorFound",
     ("post", "/api/vector/list-owned"): "VectorsOwned",
     ("post", "/api/vector/delete"): "VectorDeleted",
+    ("post", "/api/imports"): "ImportBegun",
+    ("post", "/api/feature/upload-batch"): "Created",
+    ("post", "/api/activation/upload-batch"): "Created",
     ("post", "/api/injection-scan"): "InjectionScan",
 }
 LISTS = (
     "/api/model/list",
+    "/api/global",
     "/api/jobs",
     "/api/uploads",
     "/api/tokens",
@@ -85,7 +104,8 @@ BODIES_OF_THEIR_OWN = {
     ("post", "/api/jobs"), ("post", "/api/uploads"), ("post", "/api/sources"), ("post", "/api/uploads/whole"),
     ("post", "/api/uploads/{upload_id}/complete"), ("put", "/api/tokens/{service}"),
     ("post", "/api/steer-chat"), ("post", "/api/steer-load"), ("post", "/api/vector/new"),
-    ("post", "/api/injection-scan"), ("get", "/api/explanation/export"),
+    ("post", "/api/injection-scan"), ("get", "/api/explanation/export"), ("post", "/api/features"),
+    ("post", "/api/model/new"), ("post", "/api/source-set/new"), ("post", "/api/imports"),
 }  # fmt: skip
 """They refuse the body below before they look for anything."""
 
@@ -124,13 +144,16 @@ def test_every_route_describes_its_refusals(document):
 
 
 def test_answers_have_no_defaults():
-    known = {
-        **vars(schemas),
-        **vars(live_schemas),
-        **vars(steer_schemas),
-        **vars(scan_schemas),
-        **vars(explanation_schemas),
-    }.values()
+    modules = (
+        schemas,
+        live_schemas,
+        steer_schemas,
+        scan_schemas,
+        neuronpedia_schemas,
+        explanation_schemas,
+        import_schemas,
+    )
+    known = {name: each for module in modules for name, each in vars(module).items()}.values()
     answers = [each for each in known if isinstance(each, type) and issubclass(each, schemas.Answer)]
     assert len(answers) > 40
     for answer in answers:
@@ -150,7 +173,7 @@ def test_every_route_refuses_what_is_not_there_in_one_shape(api, route):
     body = full if verb in ("post", "patch") else None
     response = api.request(verb, f"http://localhost{filled}", json=body)
     if response.status_code == 200:
-        assert path in (*LISTS, "/api/source-set/{model}/{name}", "/api/health")
+        assert path in (*LISTS, "/api/source-set/{model}/{name}", "/api/health", "/api/test")
     else:
         assert response.status_code == (400 if route in BODIES_OF_THEIR_OWN else 404)
         schemas.Error.model_validate(response.json())

@@ -7,7 +7,7 @@ from sqlalchemy import select
 from backend import errors
 from backend.db import tables
 from backend.db.session import transaction
-from backend.services import access, catalog, hosting, jobs
+from backend.services import access, catalog, given_catalog, hosting, jobs
 from backend.web.app import create_app
 from tests import tiny
 from tests.site import Site
@@ -83,6 +83,23 @@ def test_an_upload_is_hosted_replaced_and_read_by_a_worker(site, api, text, tmp_
         assert found.weights == f"blob:saes/{newer['upload']}/2-x"
         assert found.declared == {"hook_point": "blocks.2.hook_resid_post"}
     assert api.delete(f"uploads/{upload_id}").status_code == 200, "replaced"
+
+
+def test_weights_are_attached_without_computing_anything(site, api, tmp_path):
+    folder = tiny.save_sae(tmp_path / "1-attached", d_sae=8, metadata={"hook_name": "blocks.1.hook_resid_post"})
+    with transaction(site.sessions) as session:
+        hosting.add_model(session, access.OPERATOR, str(site.folder / "tiny-gpt2"), MODEL)
+        given_catalog.put_source(session, access.OPERATOR, {"modelId": MODEL, "id": "1-attached"})
+    wish = {"model": MODEL, "weights": str(folder), "source": "1-attached", "compute": False}
+    refused = api.post("sources", json=wish | {"corpus": {"path": "/none"}})
+    assert (refused.status_code, "nothing is computed" in refused.json()["error"]) == (400, True)
+    refused = api.post("sources", json=wish | {"compute": True})
+    assert (refused.status_code, "dashboards are computed on one" in refused.json()["error"]) == (400, True)
+    hosted = api.post("sources", json=wish).json()
+    assert hosted == {"job": None, "job_url": None, "sources": [f"{MODEL}/1-attached"]}
+    with transaction(site.sessions) as session:
+        view = catalog.source(session, MODEL, "1-attached")
+        assert (view.has_weights, view.hook_point, view.d_sae) == (True, "blocks.1.hook_resid_post", 8)
 
 
 @pytest.mark.parametrize(

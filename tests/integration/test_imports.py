@@ -276,7 +276,7 @@ def test_features_are_uploaded_a_few_at_a_time(imported: Site, client: TestClien
     answer = client.post("/api/activation/upload-batch", json=body | more)
     assert answer.json() == {"message": "1 activations created."}
     served = client.get("/api/feature/made-model/0-handmade/12").json()
-    assert ([a["tokens"] for a in served["activations"]][0], served["maxActApprox"]) == (["new"], 7)
+    assert (next(a["tokens"] for a in served["activations"]), served["maxActApprox"]) == (["new"], 7)
     assert client.get("/made-model/0-handmade/12").status_code == 200
 
 

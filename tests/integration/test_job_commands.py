@@ -11,9 +11,9 @@ from backend import wakeups
 from backend.cli import connection
 from backend.cli.main import app as commands
 from backend.db.tables import Job, Source
-from backend.services import jobs
+from backend.services import access, given_catalog, jobs
 from backend.settings import Settings
-from tests import hosted
+from tests import hosted, tiny
 from tests.hosted import MODEL, SOURCE
 
 REF = f"{MODEL}/{SOURCE}"
@@ -75,6 +75,23 @@ def test_a_source_is_deleted(run, session, job_id):
     run("rm", REF, "--yes")
     assert session.scalars(select(Source.id).where(Source.model_id.is_not(None))).all() == []
     assert SOURCE not in run("disk")
+
+
+def test_weights_are_attached_to_an_import_by_a_command(run, session, tmp_path):
+    given_catalog.put_model(session, access.OPERATOR, {"id": "tiny", "layers": 3})
+    given_catalog.put_source(session, access.OPERATOR, {"modelId": "tiny", "id": "2-imported"}, d_sae=8)
+    session.commit()
+    assert "tiny/2-imported: not computed" in run("status")
+    assert "2-imported" in run("disk")
+    model = tiny.save_model(tmp_path / "model")
+    sae = tiny.save_sae(tmp_path / "sae", d_sae=8, metadata={"hook_name": "blocks.2.hook_resid_post"})
+    words = ("add", str(model), "--model-id", "tiny", "--sae", str(sae), "--source", "2-imported", "--no-compute")
+    assert "tiny/2-imported: weights attached, nothing computed" in run(*words)
+    assert session.scalars(select(Job.id)).all() == []
+    assert session.scalars(select(Source.weights)).one() == str(sae)
+    refused = CliRunner().invoke(commands, [*words, "--corpus", "x"])
+    assert "takes neither --corpus nor --tokens" in refused.output
+    run("rm", "tiny/2-imported", "--yes")
 
 
 def test_the_forms_compute_again_and_delete(app, session, job_id):

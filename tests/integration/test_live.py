@@ -17,7 +17,8 @@ from backend.cli import children
 from backend.db import tables
 from backend.db.session import transaction
 from backend.formats import messages
-from backend.services import inference
+from backend.services import given_catalog, inference
+from backend.services.access import OPERATOR
 from backend.settings import REPOSITORY
 from backend.web import live_schemas, schemas
 from backend.web.app import create_app
@@ -140,6 +141,19 @@ def test_values_are_those_the_dashboards_are_computed_from(hosted, client, kind)
         np.testing.assert_allclose(body["values"], dense[:, index], atol=1e-4)
         assert body["maxValue"] == max(body["values"]) == body["values"][body["maxValueTokenIndex"]]
         assert (body["modelId"], body["layer"], body["index"]) == (MODEL, f"1-{kind}", str(index))
+
+
+@pytest.mark.usefixtures("worker")
+def test_an_import_whose_weights_are_attached_answers_at_once(hosted, client):
+    with transaction(hosted.sessions) as session:
+        given_catalog.put_source(session, OPERATOR, {"modelId": MODEL, "id": "1-imported"})
+    assert "No weights of" in refused(ask(client, "1-imported", 3, TEXT), 422)
+    weights = str(hosted.folder / "sae" / "topk")
+    wish = {"model": MODEL, "weights": weights, "source": "1-imported", "compute": False}
+    assert client.post("sources", json=wish).json()["job"] is None
+    _, dense = computed(hosted.folder, "topk", TEXT)
+    index = int(dense.max(axis=0).argmax())
+    np.testing.assert_allclose(ask(client, "1-imported", index, TEXT).json()["values"], dense[:, index], atol=1e-4)
 
 
 @pytest.mark.usefixtures("worker")

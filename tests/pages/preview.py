@@ -139,6 +139,15 @@ def pages() -> dict[str, tuple[str, Any]]:
             "pages/source.html",
             replace(_source(every, n_total=120, visibility="unlisted"), can_change=True),
         ),
+        "imported": (
+            "pages/source.html",
+            replace(sources.context(samples.imported_source(), None, every, samples.page()), can_change=True),
+        ),
+        "made": ("pages/source.html", sources.context(samples.made_source(), None, every, None)),
+        "imported-feature": (
+            "pages/feature.html",
+            features.context(samples.feature(source=samples.imported_source(), logit_lens=None)),
+        ),
         "unlisted": ("pages/source.html", _source(every, n_total=120, visibility="unlisted")),
         **account_samples.pages(),
         **steering_samples.pages(),

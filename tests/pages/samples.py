@@ -170,6 +170,17 @@ def uncomputed_source() -> SourceView:
     return SourceView(MODEL, "7-res-jb", "res-jb", "blocks.7.hook_resid_pre", 7, "jumprelu", 768, 24_576, {}, AT, None)
 
 
+def imported_source(**changes: object) -> SourceView:
+    """A computed source whose weights nobody has named."""
+    unknown = {"has_weights": False, "hook_point": "", "architecture": "", "d_in": 0, "index_bytes": None}
+    return source(**(unknown | changes))
+
+
+def made_source() -> SourceView:
+    """A source that was only named."""
+    return SourceView(MODEL, "8-mine", "mine", "", 8, "", 0, 0, {}, AT, None, has_weights=False)
+
+
 def model() -> ModelView:
     """A model with a computed and an uncomputed source, and one of another set."""
     facts = {"id": MODEL, "display_name": "GPT-2 small", "weights": "gpt2", "architecture": "GPT2LMHeadModel"}

@@ -1,4 +1,4 @@
-"""Features over REST: Neuronpedia's three routes and the table of a source as JSON.
+"""Features over REST: Neuronpedia's routes and the table of a source as JSON.
 
 Neuronpedia's bodies are sent as `backend/formats/neuronpedia.py` makes them, without a pass through their schemas: a
 feature has 6,000 tokens in it. That they fit the schemas is tested.
@@ -9,11 +9,12 @@ from typing import Annotated
 import orjson
 from fastapi import APIRouter, Query, Request, Response
 
+from backend import errors
 from backend.formats import neuronpedia
 from backend.names import FeatureRef
 from backend.services import catalog, explanations, features
 from backend.services.features import FeatureQuery, FeatureView
-from backend.web import explanation_rows, schemas
+from backend.web import explanation_rows, neuronpedia_schemas, schemas
 from backend.web.dependencies import DbSession
 
 router = APIRouter(tags=["features"])
@@ -41,6 +42,37 @@ def list_from_offset(session: DbSession, asked: schemas.FeaturesOffset) -> Respo
     origin = catalog.origin(session, views[0].source)
     explained = explanation_rows.of_features(session, views)
     return _json([neuronpedia.feature_in_list(view, *origin, explanations=explained(view)) for view in views])
+
+
+@router.post("/features", response_model=list[schemas.FeatureInList])
+def list_several(session: DbSession, asked: neuronpedia_schemas.WantedFeatures) -> Response:
+    """The features named, in their order, 150 at most; those that are not there are left out."""
+    refs = [FeatureRef(each.modelId, each.source, each.index) for each in asked]
+    views = features.several(session, refs, n_examples=asked[0].maxActsToReturn if asked else 0)
+    found = [view for view in views if view is not None]
+    sources = {(view.source.model, view.source.set_name): view.source for view in found}
+    origins = {key: catalog.origin(session, source) for key, source in sources.items()}
+    explained = explanation_rows.of_features(session, found)
+    return _json(
+        [
+            neuronpedia.feature_in_list(v, *origins[v.source.model, v.source.set_name], explanations=explained(v))
+            for v in found
+        ]
+    )
+
+
+@router.post("/umap")
+def show_maps(session: DbSession, asked: neuronpedia_schemas.UmapRequest) -> neuronpedia_schemas.Umap:
+    """By source the points of its map of explanations: none where there is no map."""
+    catalog.model_facts(session, asked.modelId)
+    if missing := set(asked.layers) - {
+        view.name for view in catalog.sources_named(session, asked.modelId, asked.layers)
+    }:
+        raise errors.NotFoundError(
+            f"No source '{min(missing)}' of a model '{asked.modelId}' is hosted.",
+            hint="The home page lists those that are.",
+        )
+    return neuronpedia_schemas.Umap({name: [] for name in asked.layers})
 
 
 @router.post("/activation/get", response_model=list[schemas.Activation])

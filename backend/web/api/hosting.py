@@ -29,7 +29,10 @@ router = APIRouter(tags=["uploads"])
     responses={422: {"model": schemas.Problems, "description": "What is wrong with the SAEs, all of it."}},
 )
 def host(request: Request, viewer: Viewing, place: Area, asked: schemas.NewSource) -> schemas.Hosted:
-    """Host SAEs of a model and compute their dashboards: the sources' names, and the job to watch."""
+    """Host SAEs of a model and compute their dashboards: the sources' names, and the job to watch.
+
+    Where the id is that of a source without weights, it gets these, and keeps its dashboards until others are computed.
+    """
     access.check_may_write(viewer)
     with transaction(request) as session:
         upload = uploads.get(session, place, viewer, asked.upload) if asked.upload else None
@@ -42,12 +45,11 @@ def host(request: Request, viewer: Viewing, place: Area, asked: schemas.NewSourc
             model_id = hosting.add_model(session, viewer, asked.model.weights, asked.model.id, folders=folders)
         else:
             model_id = catalog.model(session, asked.model).id
-        spec = asked.options.model_dump() | _corpus(session, viewer, place, model_id, asked.corpus)
-        wish = Wish(spec, asked.source, asked.visibility, is_replacing=asked.replace)
+        spec = asked.options.model_dump() | _wanted_corpus(session, viewer, place, model_id, asked)
+        wish = Wish(spec, asked.source, asked.visibility, is_replacing=asked.replace, is_computed=asked.compute)
         made = hosting.host(session, viewer, model_id, saes, wish)
-    return schemas.Hosted(
-        job=made.job_id, job_url=names.job_url(made.job_id), sources=list(made.refs),
-    )  # fmt: skip
+    job_url = None if made.job_id is None else names.job_url(made.job_id)
+    return schemas.Hosted(job=made.job_id, job_url=job_url, sources=list(made.refs))
 
 
 def _saes(request: Request, viewer: Viewer, asked: schemas.NewSource, upload: uploads.UploadView | None) -> list[Sae]:
@@ -86,6 +88,18 @@ def _of_hub(request: Request, viewer: Viewer, asked: schemas.NewSource) -> Sae:
         return hub_saes.bring(of, asked.weights or "", files, asked.declared, check_room=room)
     finally:
         _downloading.release()
+
+
+def _wanted_corpus(
+    session: Session, viewer: Viewer, place: Staging, model_id: str, asked: schemas.NewSource
+) -> dict[str, Any]:
+    if asked.corpus is None:
+        if asked.compute:
+            raise errors.InvalidInputError("corpus: dashboards are computed on one.", hint="Or say compute: false.")
+        return {}
+    if not asked.compute:
+        raise errors.InvalidInputError("corpus: nothing is computed on it.", hint="Leave it out, or compute.")
+    return _corpus(session, viewer, place, model_id, asked.corpus)
 
 
 def _corpus(session: Session, viewer: Viewer, place: Staging, model_id: str, asked: schemas.Corpus) -> dict[str, Any]:

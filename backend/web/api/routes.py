@@ -13,6 +13,7 @@ from backend.web.api import (
     hosting,
     imports,
     jobs,
+    key_test,
     live,
     looks,
     removal,
@@ -44,4 +45,5 @@ router.include_router(scan.router)
 router.include_router(uploads.router)
 router.include_router(hosting.router)
 router.include_router(corpora.router)
+router.include_router(key_test.router)
 router.include_router(health.router)

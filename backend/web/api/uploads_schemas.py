@@ -155,16 +155,20 @@ class NewSource(Asked):
     declared: Declared = Field(Declared(), description="What the files do not say; it wins over what they do.")
     source: Id = Field("", description="Id of one SAE; {layer}-{folder} unless given.")
     visibility: Literal["private", "unlisted", "public"] = "public"
-    corpus: Corpus
+    corpus: Corpus | None = Field(None, description="What to compute dashboards on; needed unless compute is false.")
     options: Options = Options()
+    compute: bool = Field(
+        True, description="False: only attach weights, for live inference; dashboards there are stay as they are."
+    )
     replace: bool = Field(False, description="The id is one's own source: compute it anew from these weights.")
 
 
 class Hosted(Answer):
-    """Sources that are being computed."""
+    """Sources that are being computed, or have got their weights."""
 
-    job: int
-    job_url: str
+    job: int | None
+    """Null, as the next, where nothing is computed."""
+    job_url: str | None
     """Its page."""
     sources: list[str]
     """model/source, of each."""

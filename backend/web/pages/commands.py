@@ -14,6 +14,11 @@ def add() -> str:
     return f"{_program()} add path/to/model --sae path/to/sae --corpus text.txt"
 
 
+def attach(model: str, source: str) -> str:
+    """Gives a source that was imported its weights, and leaves its dashboards as they are."""
+    return f"{_program()} add path/to/model --model-id {model} --sae path/to/sae --source {source} --no-compute"
+
+
 def _program() -> str:
     beside = Path(sys.prefix) / "bin" / "eyepiece"
     if shutil.which("eyepiece") or not beside.exists():

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi.routing import iter_route_contexts
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from backend import errors
 from backend.web import callers, links, rendering
@@ -45,9 +47,23 @@ class ErrorContext:
 
 
 @router.api_route("/api/{path:path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])
-def refuse_unknown(path: str) -> None:
-    """Nothing below /api is a model's page."""
+def refuse_unknown(request: Request, path: str) -> None:
+    """Nothing below /api is a model's page. What is there for other methods is answered with 405 and names them."""
+    known = _methods(request)
+    if known:
+        raise HTTPException(405, f"{request.method} is not a method of this address", {"Allow": ", ".join(known)})
     raise HTTPException(404)
+
+
+def _methods(request: Request) -> list[str]:
+    """Of the API's routes at this address."""
+    found: set[str] = set()
+    for route in iter_route_contexts(request.app.routes):
+        path = route.path or ""
+        if path.startswith("/api/") and route.endpoint is not refuse_unknown:
+            regex, _, _ = compile_path(path)
+            found |= (route.methods or set()) if regex.match(request.scope["path"]) else set()
+    return sorted(found)
 
 
 def respond(request: Request, error: Exception) -> Response:
@@ -87,6 +103,8 @@ def headers(error: Exception) -> dict[str, str]:
             return {"WWW-Authenticate": "Bearer"}
         case errors.MisplacedError():
             return {"Upload-Offset": str(error.offset)}
+        case HTTPException():
+            return dict(error.headers or {})
     return {}
 
 
@@ -101,6 +119,8 @@ def describe(error: Exception) -> tuple[int, str, str]:
             return errors.InvalidInputError.status, _what_is_invalid(error), ""
         case HTTPException(status_code=404):
             return 404, "There is nothing at this address.", ""
+        case HTTPException(status_code=405):
+            return 405, f"{error.detail}.", f"It has {(error.headers or {}).get('Allow', 'others')}."
         case HTTPException():
             return error.status_code, f"{error.detail}.", ""
         case OperationalError():
@@ -116,5 +136,7 @@ def wants_json(request: Request) -> bool:
 
 def _what_is_invalid(error: RequestValidationError) -> str:
     """Every problem, named by where it is: `modelId: Field required`. What was sent is not sent back."""
+    if isinstance(error.body, bytes):
+        return "The body is not sent as JSON: give it the Content-Type application/json."
     places = [(".".join(map(str, e["loc"][1:])) or str(e["loc"][0]), e["msg"]) for e in error.errors()]
     return "; ".join(f"{place}: {message}" for place, message in places) + "."

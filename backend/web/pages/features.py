@@ -88,7 +88,7 @@ def found_url(source: catalog.SourceView, text: str) -> str:
     index = text.strip().rpartition("/")[2]
     if not (index.isascii() and index.isdigit()):
         return links.features_url(source.model, source.name, FeatureQuery(token=text))
-    if int(index) >= source.d_sae:
+    if source.d_sae and int(index) >= source.d_sae:
         raise errors.NotFoundError(
             f"{source.model}/{source.name} has no feature {index}.", hint=f"Its features are 0 to {source.d_sae - 1}."
         )

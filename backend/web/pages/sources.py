@@ -90,6 +90,8 @@ class SourceContext:
     """The reader owns it, or is an admin."""
     look: LookPanel | None = None
     """None before a job has looked."""
+    attach_command: str = ""
+    """Gives the source its weights; empty where it has some."""
 
 
 def feature_query(
@@ -198,6 +200,7 @@ def context(
         previous_url=url(min(query.page - 1, n_pages)) if query.page > 1 else "",
         next_url=url(query.page + 1) if query.page < n_pages else "",
         json_url=links.features_api_url(source.model, source.name, query),
+        attach_command="" if source.has_weights else commands.attach(source.model, source.name),
     )
 
 

@@ -234,15 +234,20 @@ def context(model: ModelFacts, known: Known, asked: Asked) -> SteerContext:
             cards.append(_card_of_vector(each, vector))
         elif source is None:
             problems.append(f"No source '{each.ref.source}' of '{model.id}' is hosted.")
+        elif not source.has_weights:
+            problems.append(f"No weights of '{source.name}' are known, so nothing can be steered with its features.")
         elif each.ref.index >= source.d_sae:
             problems.append(f"'{source.name}' has no feature {each.ref.index}: it has 0 to {source.d_sae - 1}.")
         else:
             cards.append(_card(each, source, known.rows.get(each.ref)))
     problems += [f"No source '{name}' of '{model.id}' is hosted." for name in asked.through if name not in sources]
+    runnable = (source for source in sources.values() if source.has_weights)
     return SteerContext(
         model=model,
-        others=tuple(each for each in known.models if each.sources and each.id != model.id),
-        sources=tuple(sorted(sources.values(), key=lambda source: (source.layer, source.name))),
+        others=tuple(
+            each for each in known.models if each.sources and each.weights is not None and each.id != model.id
+        ),
+        sources=tuple(sorted(runnable, key=lambda source: (source.layer, source.name))),
         own=tuple(known.own),
         presets=tuple(each for each in known.presets if not each.is_own_vector),
         cards=tuple(cards),

@@ -183,9 +183,9 @@ def _visible(request: Request, model: str, query: TextQuery) -> tuple[SourceView
 
 
 def _sources(session: Session, model: str, named: Sequence[str]) -> tuple[SourceView, ...]:
-    """What can be searched, by layer: sources with dashboards, and those named, which may be unlisted."""
+    """What can be searched, by layer: sources with weights and dashboards, and those named, which may be unlisted."""
     listed = catalog.sources_of(session, model)
-    known = {source.name for source in listed if source.revision_id is not None}
+    known = {source.name for source in listed if source.revision_id is not None and source.has_weights}
     others = [catalog.readable_source(session, model, name).view for name in named if name not in known]
     if not listed and not others:
         catalog.model(session, model)  # which says if there is none

@@ -147,7 +147,7 @@ def test_a_feature_s_row_drops_what_says_nothing() -> None:
     ],
 )
 def test_lists_that_do_not_fit_are_refused(wrong: dict) -> None:
-    with pytest.raises(ValueError, match="length|list"):
+    with pytest.raises(ValueError, match=r"length|list"):
         neuronpedia_rows.neuron(orjson.dumps({"index": 1} | wrong), Counts())
 
 

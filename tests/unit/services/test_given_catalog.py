@@ -1,9 +1,9 @@
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from backend import errors
 from backend.db.tables import Account, Model, Release, Source, SourceSet
-from backend.services import access, catalog, given_catalog
+from backend.services import access, catalog, given_catalog, visibility
 from backend.services.access import OPERATOR, Viewer
 from tests import hosted
 from tests.hosted import MODEL, SOURCE
@@ -79,6 +79,68 @@ def test_a_source_set_belongs_to_a_release_that_there_is(session, made):
     given_catalog.put_source_set(session, OPERATOR, row)
     found = row_of(session, SourceSet, name="tiny-sae")
     assert (found.release_name, found.given["type"]) == ("r", "Custom")
+
+
+def test_nobody_joins_what_they_do_not_see(session):
+    one, other = somebody(session, "one"), somebody(session, "other")
+    given_catalog.put_release(session, one, {"name": "r"})
+    given_catalog.put_model(session, one, {"id": "m"})
+    given_catalog.put_source(session, one, {"modelId": "m", "id": "0-s"}, visibility="private")
+    given_catalog.put_source_set(session, one, {"modelId": "m", "name": "s", "releaseName": "r"})
+    assert row_of(session, SourceSet, model_id="m", name="s").release_name == "r"
+    for put, row in (
+        (given_catalog.put_source, {"modelId": "m", "id": "1-t"}),
+        (given_catalog.put_source_set, {"modelId": "m", "name": "t"}),
+    ):
+        with pytest.raises(errors.NotFoundError, match="No model 'm'"):
+            put(session, other, row)
+    given_catalog.put_model(session, other, {"id": "n"})
+    joining = {"modelId": "n", "name": "t", "releaseName": "r"}
+    given_catalog.put_source_set(session, other, joining)
+    assert row_of(session, SourceSet, model_id="n", name="t").release_name is None
+    session.execute(update(Source).values(visibility="public"))
+    given_catalog.put_source_set(session, other, joining)
+    assert row_of(session, SourceSet, model_id="n", name="t").release_name == "r"
+
+
+def test_a_release_is_there_for_who_sees_a_source_of_it(session):
+    one, other = somebody(session, "one"), somebody(session, "other")
+    given_catalog.put_release(session, one, {"name": "r", "featured": True})
+    given_catalog.put_model(session, one, {"id": "m"})
+    source_id = given_catalog.put_source(session, one, {"modelId": "m", "id": "0-s"}, visibility="private")
+    given_catalog.put_source_set(session, one, {"modelId": "m", "name": "s", "releaseName": "r"})
+    found = {}
+    for kind in ("private", "unlisted", "public"):
+        session.execute(update(Source).where(Source.id == source_id).values(visibility=kind))
+        for viewer in (one, other):
+            visibility.see_as(session, viewer)
+            found[kind, viewer.name] = (len(catalog.releases(session)), catalog.release(session, "r") is not None)
+        visibility.see_as(session, OPERATOR)
+    assert found == {
+        ("private", "one"): (1, True), ("private", "other"): (0, False),
+        ("unlisted", "one"): (1, True), ("unlisted", "other"): (0, True),
+        ("public", "one"): (1, True), ("public", "other"): (1, True),
+    }  # fmt: skip
+    (release,) = catalog.releases(session)
+    assert release.given == {"featured": True}
+
+
+def test_a_source_set_is_made_with_a_source_for_each_layer(session):
+    one, other = somebody(session, "one"), somebody(session, "other")
+    given_catalog.new_model(session, one, {"id": "m", "layers": 2})
+    given_catalog.new_source_set(session, one, {"modelId": "m", "name": "a-b", "description": "x"})
+    found = catalog.source_set(session, "m", "a-b")
+    assert [(s.name, s.layer, s.visibility, s.owner_id) for s in found.sources] == [
+        ("0-a-b", 0, "unlisted", one.account_id), ("1-a-b", 1, "unlisted", one.account_id),
+    ]  # fmt: skip
+    for again in ({"modelId": "m", "name": "a-b"}, {"modelId": "m", "name": "a-b"}):
+        with pytest.raises(errors.ConflictError, match="already"):
+            given_catalog.new_source_set(session, one, again)
+    with pytest.raises(errors.ConflictError, match="There is a model 'm' already"):
+        given_catalog.new_model(session, other, {"id": "m", "layers": 2})
+    given_catalog.put_model(session, one, {"id": "n"})
+    with pytest.raises(errors.InvalidInputError, match="How many layers 'n' has"):
+        given_catalog.new_source_set(session, one, {"modelId": "n", "name": "x"})
 
 
 def test_a_bare_source_has_what_its_row_says(session, made):
