@@ -8,6 +8,7 @@ from backend.web.api import (
     catalog,
     corpora,
     features,
+    graphs,
     health,
     hosting,
     jobs,
@@ -40,4 +41,5 @@ router.include_router(scan.router)
 router.include_router(uploads.router)
 router.include_router(hosting.router)
 router.include_router(corpora.router)
+router.include_router(graphs.router)
 router.include_router(health.router)

@@ -89,7 +89,7 @@ async def receive(
     path, size = target
     sha256 = checksum.removeprefix("sha256 ").lower()
     with staging.receiving(path, start=offset, size=size, sha256=sha256) as chunk:
-        async for piece in _pieces(request):
+        async for piece in pieces(request):
             await to_thread.run_sync(chunk.write, piece)
     response.headers["Upload-Offset"] = str(chunk.offset)
     return schemas.ChunkReceived(name=request.path_params["name"], size=size, offset=chunk.offset)
@@ -151,7 +151,7 @@ async def receive_whole(
     try:
         whole = place.path(upload_id, uploads.WHOLE)
         with staging.receiving(whole, start=0, size=most) as chunk:
-            async for piece in _pieces(request):
+            async for piece in pieces(request):
                 await to_thread.run_sync(chunk.write, piece)
         if length and chunk.offset != length:
             raise errors.InvalidInputError(f"{chunk.offset:,} of {length:,} bytes came.", hint="Send it again.")
@@ -191,7 +191,7 @@ def _keep(request: Request, checked: uploads.Checked, *, is_new: bool = False) -
     return schemas.Upload.model_validate(view)
 
 
-async def _pieces(request: Request) -> AsyncIterator[bytes]:
+async def pieces(request: Request, *, hint: str = "Go on from the offset.") -> AsyncIterator[bytes]:
     """The body in pieces of about a megabyte; raises `InvalidInputError` where the sender goes away, after the last."""
     waiting, n_waiting = [], 0
     try:
@@ -204,9 +204,7 @@ async def _pieces(request: Request) -> AsyncIterator[bytes]:
     except ClientDisconnect as error:
         if waiting:
             yield b"".join(waiting)
-        raise errors.InvalidInputError(
-            "the connection ended before the bytes did.", hint="Go on from the offset."
-        ) from error
+        raise errors.InvalidInputError("the connection ended before the bytes did.", hint=hint) from error
     if waiting:
         yield b"".join(waiting)
 
