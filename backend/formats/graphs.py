@@ -75,12 +75,17 @@ def unpacked(path: Path, *, max_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-def parse(data: bytes) -> GraphFile:
-    """The graph that the bytes are; raises `ProblemsError` with all that is wrong with it, or `InvalidInputError`."""
+def parse(data: bytes, *, model: str = "", slug: str = "") -> GraphFile:
+    """The graph that the bytes are, under the address given where that is not the file's own.
+
+    Raises `ProblemsError` with all that is wrong with it, or `InvalidInputError` where it is no JSON.
+    """
     given, text = _json(data)
     if not isinstance(given, dict):
         raise errors.ProblemsError(WHAT, [f"It is {_kind(given)}, not an object with metadata, nodes and links."])
     metadata, nodes, links = (given.get(key) for key in ("metadata", "nodes", "links"))
+    if isinstance(metadata, dict):
+        metadata = metadata | {key: value for key, value in (("scan", model), ("slug", slug)) if value}
     problems = [*_metadata_problems(metadata), *_node_problems(nodes)]
     problems += [*_link_problems(links), *_parameter_problems(given.get("qParams"))]
     if problems:

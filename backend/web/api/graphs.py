@@ -124,8 +124,8 @@ def list_features(session: DbSession, asked: graph_schemas.GraphFeaturesRequest)
     """What is known here of features in a graph: those of its source set, where sources of it are hosted."""
     graph = graphs.get(session, asked.modelId, asked.slug)
     by_layer = _sources(catalog.sources_of(session, graph.model), graph.source_set) if graph.source_set else {}
-    wanted = {(by_layer[each.layer], each.index) for each in asked.features if each.layer in by_layer}
-    known = summaries.of(session, [(source, index) for source, index in wanted])
+    wanted = sorted({(each.layer, each.index) for each in asked.features if each.layer in by_layer})
+    known = summaries.of(session, [(by_layer[layer], index) for layer, index in wanted])
     return graph_schemas.GraphFeatures(
         features=[
             graph_schemas.HostedFeature(

@@ -1,0 +1,122 @@
+/* Where the nodes of an attribution graph stand. Pure: numbers in, numbers out, all in CSS pixels.
+
+   Tokens are columns, from left to right; layers are rows, embeddings at the bottom and logits on top. Nodes of one token
+   and layer stand side by side, and a column is as wide as its fullest row needs, as far as there is room. */
+
+export const ROW = 19;
+export const MARGIN = { left: 44, right: 14, top: 12, bottom: 74 };
+const STEP = 11;
+const LEAST_COLUMN = 22;
+const LEAST_WIDTH = 560;
+
+const rowOf = (node) => (node.type === "embedding" ? -Infinity : node.type === "logit" ? Infinity : node.layer);
+const nameOfRow = (row) => (row === -Infinity ? "embed" : row === Infinity ? "logit" : String(row));
+
+/* {width, height, places: id → [x, y], columns: [{x, width, position}], rows: [{y, name}]}. Rows and columns are those of
+   the whole graph, so that nothing jumps while it is pruned; places are those of the nodes in `shown`. */
+export function layout(graph, shown, room) {
+  const all = [...graph.nodes.values()];
+  const order = [...new Set(all.map(rowOf))].sort((a, b) => (a < b ? 1 : -1)); // from the top
+  const rows = order.map((row, i) => ({ y: MARGIN.top + ROW * (i + 0.5), name: nameOfRow(row) }));
+  const yOf = new Map(order.map((row, i) => [row, rows[i].y]));
+  const cells = new Map();
+  for (const node of all) {
+    const key = `${node.position}/${rowOf(node)}`;
+    if (!cells.has(key)) cells.set(key, { position: node.position, row: rowOf(node), nodes: [], n: 0 });
+    cells.get(key).n++;
+    if (shown.has(node.id)) cells.get(key).nodes.push(node);
+  }
+  const columns = columnsOf(cells.values(), all.reduce((n, node) => Math.max(n, node.position + 1), graph.tokens.length), room);
+  const places = new Map();
+  for (const { position, row, nodes } of cells.values()) {
+    const column = columns[position];
+    nodes.sort((a, b) => (a.index ?? 0) - (b.index ?? 0) || (a.id < b.id ? -1 : 1));
+    const step = Math.min(STEP, (column.width - 4) / Math.max(1, nodes.length));
+    nodes.forEach((node, i) => places.set(node.id, [column.x + (i - (nodes.length - 1) / 2) * step, yOf.get(row)]));
+  }
+  const last = columns.at(-1);
+  const width = last.x + last.width / 2 + MARGIN.right;
+  return { width, height: MARGIN.top + ROW * rows.length + MARGIN.bottom, places, columns, rows };
+}
+
+function columnsOf(cells, n, room) {
+  const fullest = Array(n).fill(0);
+  for (const cell of cells) fullest[cell.position] = Math.max(fullest[cell.position], cell.n);
+  const wanted = fullest.map((count) => Math.max(LEAST_COLUMN, count * STEP + 6));
+  const inner = Math.max(LEAST_WIDTH, room) - MARGIN.left - MARGIN.right;
+  const widths = fit(wanted, inner);
+  let x = MARGIN.left;
+  return widths.map((width, position) => {
+    x += width;
+    return { x: x - width / 2, width, position };
+  });
+}
+
+/* Widths that fill `inner`: each column keeps the least, and what is beyond it shrinks or grows alike. */
+function fit(wanted, inner) {
+  const beyond = wanted.map((width) => width - LEAST_COLUMN);
+  const sum = beyond.reduce((a, b) => a + b, 0);
+  const left = Math.max(0, inner - LEAST_COLUMN * wanted.length);
+  if (sum === 0) return wanted.map((width) => width + left / wanted.length);
+  return beyond.map((width) => LEAST_COLUMN + (width * left) / sum);
+}
+
+/* The id of the node nearest to a point, within `radius`; undefined: none. */
+export function nearest(places, x, y, radius) {
+  let found, best = radius * radius;
+  for (const [id, [thereX, thereY]] of places) {
+    const distance = (thereX - x) ** 2 + (thereY - y) ** 2;
+    if (distance <= best) [found, best] = [id, distance];
+  }
+  return found;
+}
+
+/* The nearest node in a direction, "left", "right", "up" or "down"; undefined: none. Sideways distance counts double. */
+export function neighbour(places, id, direction) {
+  const [x, y] = places.get(id);
+  let found, best = Infinity;
+  for (const [other, [thereX, thereY]] of places) {
+    const [dx, dy] = [thereX - x, thereY - y];
+    const [ahead, aside] = { left: [-dx, dy], right: [dx, dy], up: [-dy, dx], down: [dy, dx] }[direction];
+    const distance = ahead + 2 * Math.abs(aside);
+    if (ahead > 0.5 && distance < best) [found, best] = [other, distance];
+  }
+  return found;
+}
+
+/* A link's curve, leaving its source upwards and reaching its target from below; sideways within a row. */
+export function curve([x1, y1], [x2, y2]) {
+  const bend = Math.max(12, Math.abs(y1 - y2) * 0.4);
+  return `M${x1.toFixed(1)} ${y1.toFixed(1)}C${x1.toFixed(1)} ${(y1 - bend).toFixed(1)} ${x2.toFixed(1)} ${(y2 + bend).toFixed(1)} ${x2.toFixed(1)} ${y2.toFixed(1)}`;
+}
+
+/* The width of a link's line by its share of the strongest. */
+export const stroke = (weight, strongest) => 0.6 + (3.4 * Math.abs(weight)) / (strongest || 1);
+
+export const BOX = { width: 148, height: 30 };
+
+/* Where the boxes of a subgraph stand: by mean token and layer of their nodes, moved apart where they would overlap.
+   `boxes` are {key, nodes}, `moved` what the reader dragged: key → [x, y]. Gives key → [x, y] of their middles. */
+export function boxesLayout(boxes, moved, room) {
+  const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
+  const placed = boxes.map(({ key, nodes }) => ({
+    key, column: mean(nodes.map((node) => node.position)), row: mean(nodes.map(rankOf)),
+  }));
+  const levels = [...new Set(placed.map((box) => Math.round(box.row)))].sort((a, b) => b - a);
+  const perLine = Math.max(1, Math.floor((room - 8) / (BOX.width + 10)));
+  const found = new Map();
+  let y = BOX.height / 2 + 6;
+  for (const level of levels) {
+    const line = placed.filter((box) => Math.round(box.row) === level).sort((a, b) => a.column - b.column);
+    for (let first = 0; first < line.length; first += perLine) {
+      const part = line.slice(first, first + perLine);
+      const step = room / part.length;
+      part.forEach((box, i) => found.set(box.key, [step * (i + 0.5), y]));
+      y += BOX.height + 26;
+    }
+  }
+  for (const [key, place] of moved) if (found.has(key)) found.set(key, place);
+  return found;
+}
+
+const rankOf = (node) => (node.type === "embedding" ? -1 : node.type === "logit" ? 10_000 : node.layer);
