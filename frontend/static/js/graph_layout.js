@@ -4,7 +4,7 @@
    and layer stand side by side, and a column is as wide as its fullest row needs, as far as there is room. */
 
 export const ROW = 19;
-export const MARGIN = { left: 44, right: 14, top: 12, bottom: 74 };
+export const MARGIN = { left: 50, right: 14, top: 12, bottom: 74 };
 const STEP = 11;
 const LEAST_COLUMN = 22;
 const LEAST_WIDTH = 560;
@@ -84,16 +84,18 @@ export function neighbour(places, id, direction) {
   return found;
 }
 
-/* A link's curve, leaving its source upwards and reaching its target from below; sideways within a row. */
-export function curve([x1, y1], [x2, y2]) {
+/* A link's curve, leaving its source upwards and reaching its target from below, through places so far aside. */
+export function curve([x1, y1], [x2, y2], aside = 0) {
   const bend = Math.max(12, Math.abs(y1 - y2) * 0.4);
-  return `M${x1.toFixed(1)} ${y1.toFixed(1)}C${x1.toFixed(1)} ${(y1 - bend).toFixed(1)} ${x2.toFixed(1)} ${(y2 + bend).toFixed(1)} ${x2.toFixed(1)} ${y2.toFixed(1)}`;
+  const at = (x, y) => `${x.toFixed(1)} ${y.toFixed(1)}`;
+  return `M${at(x1, y1)}C${at(x1 + aside, y1 - bend)} ${at(x2 + aside, y2 + bend)} ${at(x2, y2)}`;
 }
 
 /* The width of a link's line by its share of the strongest. */
 export const stroke = (weight, strongest) => 0.6 + (3.4 * Math.abs(weight)) / (strongest || 1);
 
 export const BOX = { width: 148, height: 30 };
+const GAP = 10;
 
 /* Where the boxes of a subgraph stand: by mean token and layer of their nodes, moved apart where they would overlap.
    `boxes` are {key, nodes}, `moved` what the reader dragged: key → [x, y]. Gives key → [x, y] of their middles. */
@@ -103,20 +105,29 @@ export function boxesLayout(boxes, moved, room) {
     key, column: mean(nodes.map((node) => node.position)), row: mean(nodes.map(rankOf)),
   }));
   const levels = [...new Set(placed.map((box) => Math.round(box.row)))].sort((a, b) => b - a);
-  const perLine = Math.max(1, Math.floor((room - 8) / (BOX.width + 10)));
+  const perLine = Math.max(1, Math.floor((room + GAP) / (BOX.width + GAP)));
+  const last = Math.max(1, ...placed.map((box) => box.column));
   const found = new Map();
   let y = BOX.height / 2 + 6;
   for (const level of levels) {
     const line = placed.filter((box) => Math.round(box.row) === level).sort((a, b) => a.column - b.column);
     for (let first = 0; first < line.length; first += perLine) {
       const part = line.slice(first, first + perLine);
-      const step = room / part.length;
-      part.forEach((box, i) => found.set(box.key, [step * (i + 0.5), y]));
+      const wanted = part.map((box) => BOX.width / 2 + (box.column / last) * (room - BOX.width));
+      apart(wanted, BOX.width / 2, room - BOX.width / 2).forEach((x, i) => found.set(part[i].key, [x, y]));
       y += BOX.height + 26;
     }
   }
   for (const [key, place] of moved) if (found.has(key)) found.set(key, place);
   return found;
+}
+
+/* Ascending places at least a box and a gap apart, between two ends that leave room for all, near those wanted. */
+function apart(wanted, least, most) {
+  const found = [...wanted];
+  for (let i = 1; i < found.length; i++) found[i] = Math.max(found[i], found[i - 1] + BOX.width + GAP);
+  for (let i = found.length - 1, end = most; i >= 0; i--, end = found[i + 1] - BOX.width - GAP) found[i] = Math.min(found[i], end);
+  return found.map((x, i) => Math.max(x, least + i * (BOX.width + GAP)));
 }
 
 const rankOf = (node) => (node.type === "embedding" ? -1 : node.type === "logit" ? 10_000 : node.layer);

@@ -27,7 +27,7 @@ export function panel(element, view, act) {
   const pin = button(isPinned ? "Unpin" : "Pin", "plain", () => act.pin(node.id));
   const close = button("Close", "plain", () => act.choose(""));
   element.replaceChildren(
-    make("h2", "", make("span", "label", TYPES[node.type]), " ", make("span", "named", nameOf(node, state.clerps, hosted))),
+    make("h2", "named", nameOf(node, state.clerps, hosted)),
     facts(node, graph),
     ...known(hosted.get(keyOf(node))),
     named(node, state, act),
@@ -39,6 +39,7 @@ export function panel(element, view, act) {
 
 function facts(node, graph) {
   const rows = [
+    ["node", TYPES[node.type]],
     ["layer", node.type === "feature" || node.type === "error" ? String(node.layer) : null],
     ["feature", node.index === null ? null : String(node.index)],
     ["token", `${node.position} ${oneLine(JSON.stringify(graph.tokens[node.position] ?? ""))}`],

@@ -57,7 +57,8 @@ export function subgraph(part, act) {
     const half = BOX.height / 2;
     for (const path of drawing.querySelectorAll("[data-link]")) {
       const [[x1, y1], [x2, y2]] = JSON.parse(path.dataset.link).map((key) => places.get(key));
-      path.setAttribute("d", curve([x1, y1 - half], [x2, y2 + half]));
+      const isBehind = Math.abs(x1 - x2) < BOX.width / 2 && y1 - y2 > 3 * BOX.height; // of a box in between
+      path.setAttribute("d", curve([x1, y1 - half], [x2, y2 + half], isBehind ? -0.8 * BOX.width : 0));
     }
   }
 
