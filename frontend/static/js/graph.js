@@ -25,13 +25,14 @@ export async function start(area) {
 
   const note = () => history.replaceState(null, "", `?${states.write(view.state, new URLSearchParams(location.search))}`);
   const act = {
-    choose: (id) => change({ ...view.state, clicked: id }, { isShownAlike: true }),
+    choose: (id) => change({ ...view.state, clicked: id }, ["chart", "list"]),
     pin: (id) => change(states.togglePin(view.state, id)),
-    call: (id, name) => change(states.call(view.state, id, name)),
     group: (ids, name) => change(states.group(view.state, ids, name)),
     ungroup: (i) => change(states.ungroup(view.state, i)),
-    rename: (i, name) => change(states.rename(view.state, i, name)),
-    move: (key, place) => change({ ...view.state, moved: new Map(view.state.moved).set(key, place) }, { isShownAlike: true }),
+    move: (key, place) => change({ ...view.state, moved: new Map(view.state.moved).set(key, place) }, ["chart", "list"]),
+    call: (id, name) => type(states.call(view.state, id, name), ["chart", "panel"]),
+    rename: (i, name) => type(states.rename(view.state, i, name), ["chart", "entries"]),
+    note,
     point(id) {
       if (id === view.pointed) return;
       view.pointed = id;
@@ -42,10 +43,17 @@ export async function start(area) {
   const drawn = chart(part.chart, act);
   const boxes = subgraph(part, act);
 
-  function change(changed, { isShownAlike = false } = {}) {
+  function change(changed, kept) {
     view.state = changed;
     note();
-    show({ isShownAlike });
+    show(kept);
+  }
+
+  /* While somebody types or slides: browsers limit how often an address may change. What is typed into is kept as it is,
+     so that a click which ends the typing finds its button. */
+  function type(changed, kept) {
+    view.state = changed;
+    show(kept);
   }
 
   function tell() {
@@ -53,9 +61,10 @@ export async function start(area) {
     part.said.textContent = node ? said(node, view) : "";
   }
 
-  function show({ isShownAlike = false } = {}) {
+  /* Draws everything but what is `kept`: chart (which is lit anew), list, panel, entries. */
+  function show(kept = []) {
     const { pruning, density, pinned } = view.state;
-    if (isShownAlike) drawn.light(view);
+    if (kept.includes("chart")) drawn.light(view);
     else {
       view.shown = visible(graph, { pruning, density, pinned }, view.hosted);
       const nLinks = drawn.draw(view);
@@ -63,22 +72,19 @@ export async function start(area) {
     }
     part.pruning.value = pruning;
     part.pruned.textContent = pruning.toFixed(2);
-    part.density.value = density ?? "";
-    panel(part.panel, view, act);
-    if (part.list.open) list(part.list, view, act);
-    boxes.draw(view);
+    if (document.activeElement !== part.density) part.density.value = density ?? "";
+    if (!kept.includes("panel")) panel(part.panel, view, act);
+    if (part.list.open && !kept.includes("list")) list(part.list, view, act);
+    boxes.draw(view, { areEntriesKept: kept.includes("entries") });
     tell();
   }
 
-  part.pruning.addEventListener("input", () => {
-    view.state = { ...view.state, pruning: part.pruning.valueAsNumber };
-    show();
-  });
-  part.pruning.addEventListener("change", note); // browsers limit how often an address may change
-  part.density.addEventListener("change", () => {
+  part.pruning.addEventListener("input", () => type({ ...view.state, pruning: part.pruning.valueAsNumber }));
+  part.density.addEventListener("input", () => {
     const value = part.density.valueAsNumber;
-    change({ ...view.state, density: Number.isNaN(value) ? null : Math.min(1, Math.max(0, value)) });
+    type({ ...view.state, density: Number.isNaN(value) ? null : Math.min(1, Math.max(0, value)) });
   });
+  for (const input of [part.pruning, part.density]) input.addEventListener("change", note);
   part.list.addEventListener("toggle", () => list(part.list, view, act));
   part.list.addEventListener("input", () => list(part.list, view, act));
   part.clear.addEventListener("click", () => change({ ...view.state, pinned: [], groups: [], clicked: "", moved: new Map() }));

@@ -118,7 +118,7 @@ export function boxesLayout(boxes, moved, room) {
       y += BOX.height + 26;
     }
   }
-  for (const [key, place] of moved) if (found.has(key)) found.set(key, place);
+  for (const [key, [x, y]] of moved) if (found.has(key)) found.set(key, [Math.min(x, room - BOX.width / 2), y]);
   return found;
 }
 

@@ -23,18 +23,21 @@ export function panel(element, view, act) {
   const { graph, state, shown, hosted } = view;
   const node = graph.nodes.get(state.clicked);
   if (!node) return element.replaceChildren(make("p", "none", "Choose a node to see its links and its feature."));
+  const hadFocus = element.contains(document.activeElement);
   const isPinned = state.pinned.includes(node.id);
   const pin = button(isPinned ? "Unpin" : "Pin", "plain", () => act.pin(node.id));
+  const heading = make("h2", "named", nameOf(node, state.clerps, hosted));
   const close = button("Close", "plain", () => act.choose(""));
   element.replaceChildren(
-    make("h2", "named", nameOf(node, state.clerps, hosted)),
+    heading,
     facts(node, graph),
     ...known(hosted.get(keyOf(node))),
-    named(node, state, act),
+    named(node, view, act, heading),
     make("p", "graph-acts", pin, " ", close),
     ...linked("Inputs", node.inputs, view, act, shown),
     ...linked("Outputs", node.outputs, view, act, shown),
   );
+  if (hadFocus) element.focus();
 }
 
 function facts(node, graph) {
@@ -61,10 +64,14 @@ function known(feature) {
   return [make("dl", "graph-feature", ...rows.filter(([, value]) => value.length).map(([name, value]) => make("div", "", make("dt", "", name), make("dd", "", ...value))))];
 }
 
-function named(node, state, act) {
+function named(node, view, act, heading) {
   const input = make("input", "");
-  Object.assign(input, { type: "text", maxLength: 200, placeholder: "a name of your own", value: state.clerps.get(node.id) ?? "" });
-  input.addEventListener("change", () => act.call(node.id, input.value.trim()));
+  Object.assign(input, { type: "text", maxLength: 200, placeholder: "a name of your own", value: view.state.clerps.get(node.id) ?? "" });
+  input.addEventListener("input", () => {
+    act.call(node.id, input.value.trim());
+    heading.textContent = nameOf(node, view.state.clerps, view.hosted);
+  });
+  input.addEventListener("change", act.note);
   return make("label", "graph-name", make("span", "small", "name"), input);
 }
 

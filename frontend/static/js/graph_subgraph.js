@@ -25,7 +25,7 @@ export function subgraph(part, act) {
     return [...groups, ...single.map((id) => ({ key: id, ids: [id], nodes: nodes([id]), name: nameOf(graph.nodes.get(id), state.clerps, hosted) }))];
   };
 
-  function draw(shown) {
+  function draw(shown, { areEntriesKept = false } = {}) {
     view = shown;
     const boxes = boxesOf(view);
     part.subgraph.hidden = boxes.length === 0;
@@ -43,7 +43,7 @@ export function subgraph(part, act) {
       ...boxes.map(drawBox),
     );
     route();
-    list.replaceChildren(...boxes.map(entry));
+    if (!areEntriesKept) list.replaceChildren(...boxes.map(entry));
     marked();
   }
 
@@ -96,7 +96,7 @@ export function subgraph(part, act) {
     });
     function move([x, y], dx, dy) {
       const most = drawing.getAttribute("width") - BOX.width / 2;
-      places.set(box.key, [Math.min(most, Math.max(BOX.width / 2, x + dx)), Math.max(BOX.height / 2, y + dy)]);
+      places.set(box.key, [Math.min(most, Math.max(BOX.width / 2, x + dx)), Math.max(BOX.height / 2, y + dy)].map(Math.round));
       put(), route(), size(drawing.getAttribute("width"));
     }
     return made;
@@ -106,12 +106,17 @@ export function subgraph(part, act) {
     const check = make("input", "");
     Object.assign(check, { type: "checkbox", value: box.key });
     check.addEventListener("change", () => toggle(box.key));
-    const label = make("label", "named", check, " ", box.name);
+    const word = make("span", "", box.name);
+    const label = make("label", "named", check, " ", word);
     if (box.i === undefined)
       return make("li", "", label, button("Show", "plain", () => act.choose(box.key)), button("Unpin", "plain", () => act.pin(box.key)));
     const name = make("input", "");
     Object.assign(name, { type: "text", value: box.name, maxLength: 200, ariaLabel: `name of the group ${box.name}` });
-    name.addEventListener("change", () => act.rename(box.i, name.value.trim() || box.name));
+    name.addEventListener("input", () => {
+      word.textContent = name.value.trim() || box.name;
+      act.rename(box.i, word.textContent);
+    });
+    name.addEventListener("change", act.note);
     return make("li", "", label, make("span", "small", `${box.ids.length} nodes`), name, button("Ungroup", "plain", () => act.ungroup(box.i)));
   }
 
