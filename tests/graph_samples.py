@@ -1,7 +1,17 @@
 """Attribution graphs for tests, in circuit-tracer's JSON: one of a few nodes, and one as large and as odd as real ones."""
 
+import json
 import random
+import tempfile
+from pathlib import Path
 from typing import Any
+
+from sqlalchemy.orm import Session
+
+from backend.formats import graphs as graph_files
+from backend.services import graphs
+from backend.services.access import Visibility
+from backend.storage import Store
 
 PROMPT = "The capital of the state containing Dallas is"
 TOKENS = ("<bos>", "The", " capital", " of", " the", " state", " containing", " Dallas", " is")
@@ -102,6 +112,21 @@ def large(n_features: int = 620, n_links: int = 15_000, **metadata: Any) -> dict
     }  # fmt: skip
     parameters = {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": ""}
     return {"metadata": facts | metadata, "qParams": parameters, "nodes": nodes, "links": list(links.values())}
+
+
+def host(
+    session: Session, given: dict[str, Any], blobs: Store | None = None, *, visibility: Visibility = "public"
+) -> graphs.GraphView:
+    """The graph, as if its file had been handed over; without a store there is no file."""
+    graph = graph_files.parse(json.dumps(given).encode())
+    with tempfile.TemporaryDirectory() as folder:
+        packed = Path(folder, graphs.PACKED)
+        n_bytes = graphs.pack(graph.text, packed)
+        asked = graphs.NewUpload(filename="graph.json", content_type="application/json", n_bytes=n_bytes)
+        upload_id, _ = graphs.begin(session, asked, max_bytes=n_bytes)
+        if blobs is not None:
+            graphs.put_blob(blobs, upload_id, packed)
+    return graphs.save(session, upload_id, graph, n_bytes=n_bytes, visibility=visibility)
 
 
 def _height(node: Node) -> int:

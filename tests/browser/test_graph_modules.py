@@ -134,9 +134,7 @@ def test_nodes_stand_in_the_column_of_their_token_and_the_row_of_their_layer(run
 
 
 def test_rows_and_columns_stay_where_they_are_while_nodes_are_pruned(run):
-    whole, pruned = (
-        run(LAYOUT, graph_samples.small(), {"room": 800, "shown": shown}) for shown in (None, ["E_100_0"])
-    )
+    whole, pruned = (run(LAYOUT, graph_samples.small(), {"room": 800, "shown": shown}) for shown in (None, ["E_100_0"]))
     assert whole["rows"] == pruned["rows"]
     assert whole["columns"] == pruned["columns"]
     assert list(pruned["places"]) == ["E_100_0"]
@@ -208,7 +206,9 @@ def test_an_address_says_all_of_a_state_and_what_is_not_in_the_graph_is_left_out
     assert embed == "true"
 
 
-@pytest.mark.parametrize("broken", [{"supernodes": '[["a'}, {"pruningThreshold": "x"}, {"clerps": "7", "sg_pos": "null"}])
+@pytest.mark.parametrize(
+    "broken", [{"supernodes": '[["a'}, {"pruningThreshold": "x"}, {"clerps": "7", "sg_pos": "null"}]
+)
 def test_half_an_address_is_read_as_far_as_it_goes(run, broken):
     state, again, _ = run(ROUND, graph_samples.small(), {"pinnedIds": "0_3_1"} | broken)
     assert state == again
@@ -234,7 +234,8 @@ def test_pinning_and_grouping(run):
              add((state) => states.togglePin(state, "0_3_1"));
              add((state) => states.ungroup(state, 0));
              add((state) => states.call(states.call(state, "3_7_1", "out"), "1_2_1", ""));
-             return steps.map(({ pinned, groups, clerps }) => [pinned, groups.map(({ name, ids }) => [name, ...ids]), [...clerps]]);
+             const named = (groups) => groups.map(({ name, ids }) => [name, ...ids]);
+             return steps.map(({ pinned, groups, clerps }) => [pinned, named(groups), [...clerps]]);
            }""",
         graph_samples.small(),
         {"pinnedIds": "0_3_1,1_2_1,3_7_1"},

@@ -43,7 +43,11 @@ def base_url(tmp_path_factory):
     assets = Settings().assets
     if not (assets / "manifest.json").exists():
         pytest.skip(f"{assets} is not built; run `make setup`")
-    with database.server() as url, socket.create_server(("127.0.0.1", 0)) as listening, pytest.MonkeyPatch.context() as patch:
+    with (
+        database.server() as url,
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         migrate(Settings(database_url=url))
         engine = create_engine(url)
         with transaction(session_factory(engine)) as session:

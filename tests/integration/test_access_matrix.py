@@ -14,17 +14,17 @@ from fastapi.routing import iter_route_contexts
 from sqlalchemy import select, update
 
 from backend import storage
-from backend.db.tables import Job, Revision, SignIn, Source, SteerRun, Upload, Vector
+from backend.db.tables import Graph, GraphUpload, Job, Revision, SignIn, Source, SteerRun, Subgraph, Upload, Vector
 from backend.formats import messages, quality
-from backend.services import inference, ingest, invitations, jobs, steering, uploads, vectors
-from tests import hosted, kept
+from backend.services import inference, ingest, invitations, jobs, steering, subgraphs, uploads, vectors
+from tests import graph_samples, hosted, kept
 from tests.signing_in import Person, browser, person, program
 
 KINDS = ("private", "unlisted", "public")
 ACTORS = ("nobody", "other", "owner", "admin")
 PASSED, HIDDEN, SIGN_IN, FORBIDDEN = "passed", "hidden", "sign in", "forbidden"
 
-NAMES = ("model", "source", "name", "job_id", "run_id", "vector")
+NAMES = ("model", "source", "name", "job_id", "run_id", "vector", "slug", "put", "subgraph")
 """What differs from case to case."""
 
 Outcome = Callable[[str, str], str]
@@ -75,6 +75,12 @@ def add_if_listed(actor: str, kind: str) -> str:
     return SIGN_IN if actor == "nobody" else PASSED
 
 
+def add_by_address(actor: str, kind: str) -> str:
+    if not is_reachable(actor, kind):
+        return HIDDEN
+    return SIGN_IN if actor == "nobody" else PASSED
+
+
 def own(actor: str, kind: str) -> str:
     """An upload: its owner's business, and admins'."""
     return PASSED if actor in ("owner", "admin") else HIDDEN
@@ -115,6 +121,7 @@ class Rule:
 FEATURE = {"modelId": "{model}", "source": "{source}", "index": 1}
 STEERING = {"modelId": "{model}", "features": [{"layer": "{source}", "index": 1, "strength": 1}]}
 VECTOR = {"modelId": "{model}", "source": "1-neuronpedia-resid-post", "index": "{vector}"}
+GRAPH = {"modelId": "{model}", "slug": "{slug}"}
 LIVE = frozenset({503})
 """No live worker runs in this test; what is hidden is refused before that is found out."""
 
@@ -133,6 +140,11 @@ RULES: dict[str, Rule] = {
     "POST /jobs/{job_id}/retry": Rule(change_if_listed, statuses=frozenset({409})),
     "GET /steer": Rule(everybody),
     "GET /steer/{run_id}": Rule(by_address),
+    "GET /graphs": Rule(everybody, is_listing=True),
+    "GET /{model}/graphs": Rule(everybody),
+    "GET /{model}/graph": Rule(everybody),
+    "GET /{model}/graph/{slug}": Rule(by_address),
+    "POST /{model}/graph/{slug}/delete": Rule(change_by_address),
     "GET /{model}": Rule(if_listed),
     "GET /{model}/steer": Rule(if_listed),
     "GET /{model}/search": Rule(if_listed),
@@ -222,6 +234,18 @@ RULES: dict[str, Rule] = {
     "POST /api/vector/get": Rule(if_listed, json=VECTOR),
     "POST /api/vector/list-owned": Rule(signed_in),
     "POST /api/vector/delete": Rule(change_if_listed, json=VECTOR),
+    "GET /api/graph/{model}/{slug}": Rule(by_address),
+    "GET /api/graph/{model}/{slug}/json": Rule(by_address),
+    "POST /api/graph/signed-put": Rule(signed_in, json={"filename": "a.json", "contentLength": 1}),
+    "PUT /api/graph/put/{upload_id}": Rule(none, query="token=guessed"),
+    "POST /api/graph/save-to-db": Rule(change_own, json={"putRequestId": "{put}"}),
+    "POST /api/graph/list-owned": Rule(signed_in),
+    "POST /api/graph/delete": Rule(change_by_address, json=GRAPH),
+    "POST /api/graph/generate": Rule(everybody, json={}, statuses=frozenset({422})),
+    "POST /api/graph/features": Rule(by_address, json=GRAPH | {"features": [{"layer": 1, "index": 1}]}),
+    "POST /api/graph/subgraph/save": Rule(add_by_address, json=GRAPH),
+    "POST /api/graph/subgraph/list": Rule(by_address, json=GRAPH),
+    "POST /api/graph/subgraph/delete": Rule(own, json={"subgraphId": "{subgraph}"}),
     "GET /api/uploads": Rule(everybody),
     "POST /api/uploads": Rule(signed_in, json={"files": [{"name": "a", "size": 1}]}),
     "POST /api/uploads/whole": Rule(signed_in, query="name=a", statuses=frozenset({422})),
@@ -270,6 +294,7 @@ def case(site, session, tmp_path):
         session.flush()
         found[kind]["upload_id"] = upload.id
         found[kind] |= steered(session, owner, made.source_id, model)
+        found[kind] |= graphed(session, settings, owner, kind)
     absent = {
         "model": "absent-model",
         "source": "1-absent",
@@ -279,6 +304,9 @@ def case(site, session, tmp_path):
         "upload_id": "0" * 32,
         "run_id": "absent-run",
         "vector": 10**8,
+        "slug": "absent",
+        "put": "0" * 32,
+        "subgraph": "0" * 16,
     }
     shared = {
         "service": "huggingface", "index": 1, "other": 2, "key_id": 10**6, "account_id": third.id,
@@ -303,6 +331,18 @@ def steered(session, owner: Person, source_id: int, model: str) -> dict[str, Any
     vector = vectors.add(session, given)
     session.execute(update(Vector).where(Vector.index == vector.index).values(owner_id=owner.id))
     return {"run_id": run_id, "vector": vector.index}
+
+
+def graphed(session, settings, owner: Person, kind: str) -> dict[str, Any]:
+    """An attribution graph of the owner's with features of the source, and what was saved of it."""
+    details = {"neuronpedia_source_set": f"1-{kind}"}
+    given = graph_samples.small(scan=f"{kind}-model", slug=kind, feature_details=details)
+    view = graph_samples.host(session, given, storage.store(settings), visibility=kind)
+    state = {"pinnedIds": [], "supernodes": [], "clerps": [], "pruningThreshold": None, "densityThreshold": None}
+    saved = subgraphs.save(session, view.model, view.slug, state)
+    for table in (Graph, GraphUpload, Subgraph):
+        session.execute(update(table).where(table.owner_id.is_(None)).values(owner_id=owner.id))
+    return {"slug": kind, "put": view.upload_id, "subgraph": saved.id}
 
 
 def routes(app: Any) -> set[str]:

@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from backend.web import live_schemas, scan_schemas, schemas, steer_schemas
+from backend.web import graph_schemas, live_schemas, scan_schemas, schemas, steer_schemas
 
 ROUTES = {
     ("get", "/api/feature/{model}/{source}/{index}"): "Feature",
@@ -60,13 +60,27 @@ ROUTES = {
     ("post", "/api/vector/list-owned"): "VectorsOwned",
     ("post", "/api/vector/delete"): "VectorDeleted",
     ("post", "/api/injection-scan"): "InjectionScan",
+    ("get", "/api/graph/{model}/{slug}"): "GraphMetadata",
+    ("get", "/api/graph/{model}/{slug}/json"): "GraphFile",
+    ("post", "/api/graph/signed-put"): "GraphPut",
+    ("put", "/api/graph/put/{upload_id}"): "GraphReceived",
+    ("post", "/api/graph/save-to-db"): "GraphSaved",
+    ("post", "/api/graph/list-owned"): ["GraphMetadata"],
+    ("post", "/api/graph/delete"): "GraphDeleted",
+    ("post", "/api/graph/features"): "GraphFeatures",
+    ("post", "/api/graph/subgraph/save"): "SubgraphSaved",
+    ("post", "/api/graph/subgraph/list"): "Subgraphs",
+    ("post", "/api/graph/subgraph/delete"): "SubgraphDeleted",
 }
-LISTS = ("/api/model/list", "/api/jobs", "/api/uploads", "/api/tokens", "/api/vector/list-owned")
+LISTS = (
+    "/api/model/list", "/api/jobs", "/api/uploads", "/api/tokens", "/api/vector/list-owned", "/api/graph/list-owned",
+)  # fmt: skip
 BODIES_OF_THEIR_OWN = {
     ("post", "/api/jobs"), ("post", "/api/uploads"), ("post", "/api/sources"), ("post", "/api/uploads/whole"),
     ("post", "/api/uploads/{upload_id}/complete"), ("put", "/api/tokens/{service}"),
     ("post", "/api/steer-chat"), ("post", "/api/steer-load"), ("post", "/api/vector/new"),
-    ("post", "/api/injection-scan"),
+    ("post", "/api/injection-scan"), ("post", "/api/graph/signed-put"), ("post", "/api/graph/save-to-db"),
+    ("post", "/api/graph/features"), ("post", "/api/graph/subgraph/delete"),
 }  # fmt: skip
 """They refuse the body below before they look for anything."""
 
@@ -105,7 +119,13 @@ def test_every_route_describes_its_refusals(document):
 
 
 def test_answers_have_no_defaults():
-    known = {**vars(schemas), **vars(live_schemas), **vars(steer_schemas), **vars(scan_schemas)}.values()
+    known = {
+        **vars(schemas),
+        **vars(live_schemas),
+        **vars(steer_schemas),
+        **vars(scan_schemas),
+        **vars(graph_schemas),
+    }.values()
     answers = [each for each in known if isinstance(each, type) and issubclass(each, schemas.Answer)]
     assert len(answers) > 40
     for answer in answers:
@@ -120,7 +140,7 @@ def test_every_route_refuses_what_is_not_there_in_one_shape(api, route):
     verb, path = route
     filled = re.sub(r"{(\w+)}", lambda match: "7" if match[1] in ("index", "other", "job_id") else "none", path)
     address = {"modelId": "none", "source": "none", "layer": "none", "index": 1}
-    texts = {"customText": "x", "prompt": "x", "text": "x"}
+    texts = {"customText": "x", "prompt": "x", "text": "x", "slug": "none"}
     full = {**address, **texts, "feature": address, "sourceSet": "none", "visibility": "public"}
     body = full if verb in ("post", "patch") else None
     response = api.request(verb, f"http://localhost{filled}", json=body)

@@ -59,6 +59,7 @@ function known(feature) {
   if (!feature) return [];
   const link = make("a", "", `${feature.source}/${feature.index}`);
   link.href = feature.url;
+  if (window !== window.top) link.target = "_blank"; // the page itself may not be framed
   const tokens = (texts) => texts.flatMap((text) => [make("span", "token", ...signs(text)), " "]);
   const rows = [["dashboard", [link]], ["fires on", tokens(feature.firesOn)], ["promotes", tokens(feature.promotes)], ["density", [`${(100 * feature.density).toPrecision(3)} %`]]];
   return [make("dl", "graph-feature", ...rows.filter(([, value]) => value.length).map(([name, value]) => make("div", "", make("dt", "", name), make("dd", "", ...value))))];
