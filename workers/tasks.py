@@ -97,7 +97,7 @@ class Worker:
 
     def _clear_graph(self) -> bool:
         with transaction(self.sessions) as session:
-            return graphs.clear_step(session, self._blobs)
+            return graphs.clear_step(session, self._blobs) is not None
 
     def _fail(self, claimed: shards.Claim, message: str, *, is_final: bool) -> None:
         with transaction(self.sessions) as session:

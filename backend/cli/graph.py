@@ -60,6 +60,6 @@ def _store(link: connection.Connection, graph: GraphFile, folder: Path, filename
     with transaction(link.sessions) as session:
         view = graphs.save(session, upload_id, graph, n_bytes=n_bytes)
     with transaction(link.sessions) as session:
-        while graphs.clear_step(session, blobs):
+        while graphs.clear_step(session, blobs) is not None:
             continue
     return view

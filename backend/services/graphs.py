@@ -34,6 +34,7 @@ from backend.services.catalog import as_key
 from backend.services.visibility import addressed, unrestricted
 from backend.storage import Store
 
+MOST_LISTED = 500
 KEEP_S = 3_600
 """Seconds from announcing a file to saving the graph."""
 PACKED = "graph.json.gz"
@@ -212,9 +213,10 @@ def get(session: Session, model: str, slug: str) -> GraphView:
 
 
 def listed(session: Session, *, model: str | None = None) -> tuple[GraphView, ...]:
-    """Those the viewer sees in lists, newest first; of one model or of all."""
+    """Those the viewer sees in lists, the newest `MOST_LISTED`, newest first; of one model or of all."""
     query = _GRAPHS if model is None else _GRAPHS.where(Graph.model_id == as_key(model))
-    return tuple(_view(row) for row in session.execute(query.order_by(Graph.updated_at.desc(), Graph.id.desc())))
+    newest = query.order_by(Graph.updated_at.desc(), Graph.id.desc()).limit(MOST_LISTED)
+    return tuple(_view(row) for row in session.execute(newest))
 
 
 def owned(session: Session) -> tuple[GraphView, ...]:
@@ -233,18 +235,17 @@ def delete(session: Session, model: str, slug: str) -> None:
         _expire(session, upload_id)
 
 
-def clear_step(session: Session, blobs: Store) -> bool:
-    """Delete blob and row of one file that has expired; False where there is none.
+def clear_step(session: Session, blobs: Store) -> str | None:
+    """Delete blob and row of one file that has expired; its id, or None where there is none.
 
     What is being saved is locked, and passed over; once saved it does not expire.
     """
     expired = select(GraphUpload.id).where(GraphUpload.expires_at <= func.now()).order_by(GraphUpload.expires_at)
     upload_id = session.scalar(unrestricted(expired.limit(1).with_for_update(skip_locked=True)))
-    if upload_id is None:
-        return False
-    blobs.delete(blob_key(upload_id))
-    session.execute(unrestricted(deletion(GraphUpload).where(GraphUpload.id == upload_id)))
-    return True
+    if upload_id is not None:
+        blobs.delete(blob_key(upload_id))
+        session.execute(unrestricted(deletion(GraphUpload).where(GraphUpload.id == upload_id)))
+    return upload_id
 
 
 def no_upload() -> errors.NotFoundError:

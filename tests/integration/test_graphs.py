@@ -12,6 +12,7 @@ from sqlalchemy import func, select, update
 from backend import storage
 from backend.db.tables import Account, Graph, GraphUpload, Source, Subgraph
 from backend.services import graphs
+from backend.web.api import graphs as graphs_api
 from tests import graph_samples, hosted
 from tests.signing_in import person, program
 
@@ -167,15 +168,38 @@ def test_what_is_never_saved_is_cleared_away(api, app, session):
     packed = app.state.settings.data / "half"
     packed.write_bytes(b"killed after the blob was stored")
     graphs.put_blob(store, given["putRequestId"], packed)
-    assert not graphs.clear_step(session, store), "it has not expired"
+    assert graphs.clear_step(session, store) is None, "it has not expired"
     session.execute(update(GraphUpload).values(expires_at=func.now() - timedelta(seconds=1)))
     session.commit()
     assert put(api, given, data).status_code == 404
     assert api.post("/api/graph/save-to-db", json={"putRequestId": given["putRequestId"]}).status_code == 404
     upload(api)
-    assert graphs.clear_step(session, store) is False
+    assert graphs.clear_step(session, store) is None
     assert session.scalar(select(func.count()).select_from(GraphUpload)) == 1
     assert given["key"] not in blobs(app)
+    assert staged(app) == []
+
+
+def test_a_worker_clears_away_what_was_deleted(api, app, session):
+    upload(api)
+    store = storage.store(app.state.settings)
+    (key,) = blobs(app)
+    graphs.delete(session, "tiny", "small")
+    session.commit()
+    assert blobs(app) == [key], "killed before the blob was deleted"
+    cleared = graphs.clear_step(session, store)
+    assert cleared is not None
+    assert graphs.blob_key(cleared) == key
+    assert graphs.clear_step(session, store) is None
+    assert blobs(app) == []
+
+
+def test_graphs_are_read_one_at_a_time(api, monkeypatch):
+    monkeypatch.setattr(graphs_api, "PATIENCE_S", 0)
+    with graphs_api._alone():
+        answer = upload(api)
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, str(graphs_api.RETRY_AFTER_S))
+    assert upload(api).status_code == 200
 
 
 def test_graphs_are_not_made_here_and_clients_hear_why(api):

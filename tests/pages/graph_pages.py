@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from backend.services import graphs
 from backend.services.graphs import GraphView
 from backend.web.pages.graphs import GraphContext, GraphsContext
 from tests import graph_samples
@@ -24,6 +25,7 @@ def pages() -> dict[str, tuple[str, Any]]:
     return {
         "graphs": ("pages/graphs.html", GraphsContext("", (view(), hostile))),
         "graphs-of-model": ("pages/graphs.html", GraphsContext("gemma-2-2b", (view(),))),
+        "many-graphs": ("pages/graphs.html", GraphsContext("", (view(),) * graphs.MOST_LISTED)),
         "no-graphs": ("pages/graphs.html", GraphsContext("", ())),
         "graph": ("pages/graph.html", GraphContext(view(), is_embedded=False, may_delete=True)),
         "graph-hostile": ("pages/graph.html", GraphContext(hostile, is_embedded=False, may_delete=False)),

@@ -9,6 +9,7 @@ import gzip
 import secrets
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -18,14 +19,15 @@ from fastapi.responses import FileResponse, Response, StreamingResponse
 
 from backend import errors, names
 from backend.formats import graphs as graph_files
-from backend.services import catalog, graphs, subgraphs, summaries
+from backend.services import access, catalog, graphs, subgraphs, summaries
 from backend.services.access import Viewer
 from backend.services.catalog import SourceView
 from backend.services.graphs import GraphView
 from backend.services.staging import Staging, receiving
 from backend.settings import Settings
 from backend.web import callers, graph_schemas
-from backend.web.api.uploads import Area, area, pieces
+from backend.web.api import uploads, uploads_schemas
+from backend.web.api.uploads import Area, area
 from backend.web.dependencies import DbSession, Files, Viewing, transaction
 
 router = APIRouter(prefix="/graph", tags=["graphs"])
@@ -35,13 +37,20 @@ ARRIVED = "graph"
 MOST_TOKENS = 5
 """Of each list that is told of a feature."""
 _READ_BYTES = 1 << 18
+PATIENCE_S = 10.0
+"""For other graphs that are being read: who waits keeps a thread of the web process from everybody else."""
+RETRY_AFTER_S = 10
 _one_at_a_time = threading.Lock()
 
 
 @router.post("/signed-put")
-def begin(request: Request, asked: graph_schemas.NewGraphUpload) -> graph_schemas.GraphPut:
+def begin(
+    request: Request, viewer: Viewing, place: Area, files: Files, asked: graph_schemas.NewGraphUpload
+) -> graph_schemas.GraphPut:
     """Ask where to put a graph's file. What others put and never saved is deleted on this occasion."""
+    access.check_may_write(viewer)
     _clear(request)
+    uploads.sweep(request, place, files.store)
     given = graphs.NewUpload(
         filename=asked.filename, content_type=asked.contentType, n_bytes=asked.contentLength
     )  # fmt: skip
@@ -68,7 +77,7 @@ async def receive(
     part = folder / f".{secrets.token_hex(8)}"
     try:
         with receiving(part, start=0, size=size) as chunk:
-            async for piece in pieces(request, hint="Send it again."):
+            async for piece in uploads.pieces(request, hint="Send it again."):
                 await to_thread.run_sync(chunk.write, piece)
         if chunk.offset != size:
             raise errors.InvalidInputError(f"{chunk.offset:,} of {size:,} bytes came.", hint="Send all of them.")
@@ -79,7 +88,10 @@ async def receive(
     return graph_schemas.GraphReceived(putRequestId=upload_id, contentLength=size)
 
 
-@router.post("/save-to-db")
+@router.post(
+    "/save-to-db",
+    responses={422: {"model": uploads_schemas.Problems, "description": "What is wrong with the file, all of it."}},
+)
 def save(request: Request, place: Area, files: Files, asked: graph_schemas.GraphToSave) -> graph_schemas.GraphSaved:
     """Check the file that was put and make a graph of it; one of yours at the same model and slug is replaced."""
     with transaction(request) as session:
@@ -190,7 +202,7 @@ def send(request: Request, files: Files, model: str, slug: str) -> Response:
         path = files.path(view.blob_key)
     except FileNotFoundError as error:  # it was deleted this moment
         raise errors.NotFoundError(f"There is no graph '{model}/{slug}' any more.") from error
-    headers = {"Vary": "Accept-Encoding", "Cache-Control": "private, no-cache", "ETag": f'"{view.upload_id}"'}
+    headers = {"Vary": "Accept-Encoding", "Cache-Control": "private, no-cache", "ETag": f'W/"{view.upload_id}"'}
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
     if "gzip" in request.headers.get("accept-encoding", ""):
@@ -203,7 +215,7 @@ def _keep(request: Request, place: Staging, asked: graph_schemas.GraphToSave) ->
     upload_id, blobs = asked.putRequestId, request.app.state.files.store
     packed = place.path(upload_id, graphs.PACKED)
     try:
-        with _one_at_a_time:
+        with _alone():
             data = graph_files.unpacked(place.path(upload_id, ARRIVED), max_bytes=_max_bytes(request))
             graph = graph_files.parse(data)
             n_bytes = graphs.pack(graph.text, packed)
@@ -218,9 +230,23 @@ def _keep(request: Request, place: Staging, asked: graph_schemas.GraphToSave) ->
         raise
 
 
+@contextmanager
+def _alone() -> Iterator[None]:
+    if not _one_at_a_time.acquire(timeout=PATIENCE_S):
+        raise errors.BusyError(
+            "Other graphs are being read.", hint="Save this one again in a moment.", retry_after_s=RETRY_AFTER_S
+        )
+    try:
+        yield
+    finally:
+        _one_at_a_time.release()
+
+
 def _announced(request: Request, upload_id: str, token: str) -> int:
     with transaction(request) as session:
-        return graphs.announced_bytes(session, upload_id, token)
+        size = graphs.announced_bytes(session, upload_id, token)
+    area(request).check_room(size)
+    return size
 
 
 def _note_arrival(request: Request, upload_id: str) -> None:
@@ -230,10 +256,12 @@ def _note_arrival(request: Request, upload_id: str) -> None:
 
 def _clear(request: Request) -> None:
     """Delete files that have expired, each in a transaction of its own."""
-    is_left = True
-    while is_left:
+    upload_id: str | None = ""
+    while upload_id is not None:
         with transaction(request) as session:
-            is_left = graphs.clear_step(session, request.app.state.files.store)
+            upload_id = graphs.clear_step(session, request.app.state.files.store)
+        if upload_id is not None:
+            area(request).remove(upload_id)
 
 
 def _metadata(request: Request, viewer: Viewer, view: GraphView) -> graph_schemas.GraphMetadata:

@@ -43,7 +43,7 @@ Sha256Header = Annotated[str, Header(pattern=r"^(sha256 [0-9a-fA-F]{64})?$", ali
 def begin(request: Request, viewer: Viewing, place: Area, files: Files, asked: schemas.NewUpload) -> schemas.Upload:
     """Say which files will come. What others have left alone for a day is deleted on this occasion."""
     access.check_may_write(viewer)
-    _sweep(request, place, files.store)
+    sweep(request, place, files.store)
     with transaction(request) as session:
         given = [uploads.File(file.name, file.size, file.sha256) for file in asked.files]
         made = uploads.create(session, place, viewer, asked.kind, given, name=asked.name)
@@ -219,7 +219,8 @@ def _declared(text: str) -> Declared:
         ) from error
 
 
-def _sweep(request: Request, place: Staging, blobs: storage.Store) -> None:
+def sweep(request: Request, place: Staging, blobs: storage.Store) -> None:
+    """Delete what has been left alone for too long, and bytes that no row is of."""
     keep_s = request.app.state.settings.upload_keep_s
     with transaction(request) as session:
         abandoned = uploads.forget_abandoned(session, for_s=keep_s)

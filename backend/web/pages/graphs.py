@@ -32,6 +32,11 @@ class GraphsContext:
     """Empty: of all models."""
     graphs: tuple[GraphView, ...]
 
+    @property
+    def is_cut(self) -> bool:
+        """There may be more."""
+        return len(self.graphs) == graphs.MOST_LISTED
+
 
 @dataclass(frozen=True, slots=True)
 class GraphContext:

@@ -6,6 +6,7 @@
 export const ROW = 19;
 export const MARGIN = { left: 50, right: 14, top: 12, bottom: 74 };
 const STEP = 11;
+const LEAST_STEP = 4;
 const LEAST_COLUMN = 22;
 const LEAST_WIDTH = 560;
 
@@ -42,9 +43,8 @@ export function layout(graph, shown, room) {
 function columnsOf(cells, n, room) {
   const fullest = Array(n).fill(0);
   for (const cell of cells) fullest[cell.position] = Math.max(fullest[cell.position], cell.n);
-  const wanted = fullest.map((count) => Math.max(LEAST_COLUMN, count * STEP + 6));
   const inner = Math.max(LEAST_WIDTH, room) - MARGIN.left - MARGIN.right;
-  const widths = fit(wanted, inner);
+  const widths = fit(fullest, inner);
   let x = MARGIN.left;
   return widths.map((width, position) => {
     x += width;
@@ -52,13 +52,15 @@ function columnsOf(cells, n, room) {
   });
 }
 
-/* Widths that fill `inner`: each column keeps the least, and what is beyond it shrinks or grows alike. */
-function fit(wanted, inner) {
-  const beyond = wanted.map((width) => width - LEAST_COLUMN);
-  const sum = beyond.reduce((a, b) => a + b, 0);
-  const left = Math.max(0, inner - LEAST_COLUMN * wanted.length);
-  if (sum === 0) return wanted.map((width) => width + left / wanted.length);
-  return beyond.map((width) => LEAST_COLUMN + (width * left) / sum);
+/* Widths that fill `inner`, or more where that is too narrow to tell nodes apart: what is beyond the least goes to columns
+   by how much more they would like. */
+function fit(fullest, inner) {
+  const least = fullest.map((n) => Math.max(LEAST_COLUMN, n * LEAST_STEP + 4));
+  const beyond = fullest.map((n, i) => Math.max(0, n * STEP + 6 - least[i]));
+  const sum = (values) => values.reduce((a, b) => a + b, 0);
+  const left = Math.max(0, inner - sum(least));
+  const share = (i) => (sum(beyond) ? beyond[i] / sum(beyond) : 1 / least.length);
+  return least.map((width, i) => width + left * share(i));
 }
 
 /* The id of the node nearest to a point, within `radius`; undefined: none. */
