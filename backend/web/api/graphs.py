@@ -193,7 +193,11 @@ def show(request: Request, session: DbSession, viewer: Viewing, model: str, slug
     return _metadata(request, viewer, graphs.get(session, model, slug))
 
 
-@router.get("/{model}/{slug}/json", response_class=Response, responses={200: {"model": graph_schemas.GraphFile}})
+@router.get(
+    "/{model}/{slug}/json",
+    response_class=Response,
+    responses={200: {"model": graph_schemas.GraphFile}, 304: {"description": "It is the one whose ETag was sent."}},
+)
 def send(request: Request, files: Files, model: str, slug: str) -> Response:
     """The graph's file: circuit-tracer's JSON, gzipped where that is accepted."""
     with transaction(request) as session:

@@ -9,7 +9,8 @@ const N_LISTED = 100;
 const TYPES = { feature: "feature", error: "error", embedding: "token", logit: "logit" };
 const FILTER = "input[type=search]";
 
-export const signed = (value, digits = 3) => value.toPrecision(digits).replace("-", "−");
+export const signed = (value) =>
+  (value !== 0 && Math.abs(value) < 0.001 ? value.toExponential(1) : value.toPrecision(3)).replaceAll("-", "−");
 
 export function button(text, className, press) {
   const made = make("button", className, text);
