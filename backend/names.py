@@ -15,7 +15,7 @@ _HOOK_POINT = re.compile(r"blocks\.(?P<layer>\d+)\.(?P<place>(?:attn\.|mlp\.|ln1
 RESERVED = frozenset(
     {
         "api", "static", "jobs", "docs", "openapi.json", "definitions", "health", "favicon.ico",
-        "account", "add", "admin", "search", "sign-in", "sign-out", "set-up", "steer",
+        "account", "add", "admin", "graph", "graphs", "search", "sign-in", "sign-out", "set-up", "steer",
     }
 )  # fmt: skip
 """Ids that neither a model nor a source may have: pages of the site, or of a model (`/gpt2-small/search`), are there."""
@@ -69,9 +69,14 @@ def check_id(text: str, what: str) -> str:
         raise errors.InvalidInputError(
             f"'{text}' cannot be the id of a {what}.", hint="A page of the site has that address; choose another id."
         )
+    return check_name(text, f"id of a {what}")
+
+
+def check_name(text: str, what: str) -> str:
+    """Return `text` if it can be part of an address, no page of the site being there, or raise `InvalidInputError`."""
     if _NAME.fullmatch(text) is None:
         raise errors.InvalidInputError(
-            f"'{text}' cannot be the id of a {what}.",
+            f"'{text}' cannot be the {what}.",
             hint="Use letters, digits, '.', '_' and '-', at most 128, starting with a letter or digit.",
         )
     return text
@@ -136,6 +141,26 @@ def steered(source: str, index: int, strength: float | None = None, method: str 
 def steer_run_url(run_id: str) -> str:
     """The page of a saved steering run."""
     return f"/steer/{quote(run_id)}"
+
+
+def graphs_url(model: str = "") -> str:
+    """The attribution graphs of a model, or all of them."""
+    return f"{model_url(model)}/graphs" if model else "/graphs"
+
+
+def graph_url(model: str, slug: str) -> str:
+    """An attribution graph's page."""
+    return f"{model_url(model)}/graph/{quote(slug)}"
+
+
+def graph_json_url(model: str, slug: str) -> str:
+    """The file of an attribution graph."""
+    return f"/api/graph/{quote(model)}/{quote(slug)}/json"
+
+
+def graph_put_url(upload_id: str, token: str) -> str:
+    """Where the bytes of a graph are put to, by who has the address."""
+    return f"/api/graph/put/{upload_id}?{urlencode({'token': token})}"
 
 
 def set_up_url(token: str) -> str:

@@ -74,6 +74,11 @@ class Settings(BaseSettings):
     upload_keep_s: float = Field(
         86_400.0, gt=0, description="Seconds after which an upload is deleted that nobody went on with or hosted."
     )
+    graph_mb: float = Field(
+        105.0,
+        gt=0,
+        description="Megabytes one attribution graph may have, unpacked; Neuronpedia's client sends up to 104.9.",
+    )
     model_folders: str = Field(
         "", description="Folders of the host, by commas: models below them may be named by whoever may add sources."
     )

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from backend import errors, logs, storage, wakeups, weights
 from backend.db.session import transaction
-from backend.services import jobs, kept_index, removal, shards
+from backend.services import graphs, jobs, kept_index, removal, shards
 from backend.settings import Settings
 from workers import runtime, stages
 from workers.leases import Heartbeat
@@ -77,8 +77,8 @@ class Worker:
             _logger.warning("queue.unreachable")  # the next sweep sends them
 
     def _clear(self) -> None:
-        """Delete what ended jobs and deleted sources left; a job that is asked for again meanwhile waits for it."""
-        while self._clear_job() or self._clear_source():
+        """Delete what ended jobs and deleted sources and graphs left; a job that is asked for again meanwhile waits."""
+        while self._clear_job() or self._clear_source() or self._clear_graph():
             continue
 
     def _clear_job(self) -> bool:
@@ -93,6 +93,10 @@ class Worker:
     def _clear_source(self) -> bool:
         with transaction(self.sessions) as session:
             return removal.clear_step(session, self._blobs)
+
+    def _clear_graph(self) -> bool:
+        with transaction(self.sessions) as session:
+            return graphs.clear_step(session, self._blobs) is not None
 
     def _fail(self, claimed: shards.Claim, message: str, *, is_final: bool) -> None:
         with transaction(self.sessions) as session:

@@ -2,7 +2,7 @@
 
 import typer
 
-from backend.cli import add, backup, check, compute, import_, index, jobs, migrate, rm, token, up, users
+from backend.cli import add, backup, check, compute, graph, import_, index, jobs, migrate, rm, token, up, users
 from backend.cli.failures import Commands
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -28,6 +28,7 @@ app.command()(rm.rm)
 app.command("disk")(rm.show_disk)
 app.command()(backup.backup)
 app.command()(backup.restore)
+app.add_typer(graph.app, name="graph")
 app.add_typer(index.app, name="index")
 app.add_typer(users.app, name="users")
 app.add_typer(users.keys_app, name="keys")

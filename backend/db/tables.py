@@ -615,3 +615,70 @@ class ExplanationVote(Base):
     account_id: Mapped[int | None] = mapped_column(ForeignKey("account.id", ondelete="CASCADE"), index=True)
     """NULL: the host's operator, in `open` mode."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class GraphUpload(Base):
+    """One file of an attribution graph: announced, arrived, and then a graph's, or of no graph any more."""
+
+    __tablename__ = "graph_upload"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    """128 random bits in hexadecimal; names the folder it arrives in, and its blob `graphs/{id}.json.gz`."""
+    token_hash: Mapped[bytes]
+    """sha256 of the secret in the address its bytes are put to."""
+    owner_id: Mapped[int | None] = _owner()
+    """NULL: the host's own."""
+    filename: Mapped[str]
+    content_type: Mapped[str]
+    n_bytes: Mapped[int] = mapped_column(BigInteger)
+    """That will come, as announced: compressed or not, as it is sent."""
+    has_arrived: Mapped[bool] = mapped_column(server_default=false())
+    expires_at: Mapped[datetime | None] = mapped_column(index=True)
+    """NULL: a graph is of it. Past it, workers and later uploads delete blob and row."""
+    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+
+
+class Graph(Base):
+    """An attribution graph: what a list says of it. Its nodes and links are a blob, circuit-tracer's JSON, gzipped."""
+
+    __tablename__ = "graph"
+    __table_args__ = (UniqueConstraint("model_id", "slug"),)
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    model_id: Mapped[str]
+    """As the file names it; the model need not be hosted."""
+    slug: Mapped[str]
+    source_set_name: Mapped[str]
+    """That its features are of; empty: the file does not say."""
+    prompt: Mapped[str]
+    prompt_tokens: Mapped[list[Any]]
+    title_prefix: Mapped[str]
+    n_nodes: Mapped[int]
+    n_links: Mapped[int]
+    """Of those between two of its nodes."""
+    n_bytes: Mapped[int] = mapped_column(BigInteger)
+    """Of the blob."""
+    upload_id: Mapped[str] = mapped_column(ForeignKey("graph_upload.id"), unique=True)
+    owner_id: Mapped[int | None] = _owner()
+    """NULL: the host's own."""
+    visibility: Mapped[str] = mapped_column(server_default="public")
+    """As a source's."""
+    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+    updated_at: Mapped[datetime] = mapped_column(server_default=_now)
+
+
+class Subgraph(Base):
+    """What somebody made of a graph: pinned nodes, their groups and names, and how far it was pruned."""
+
+    __tablename__ = "subgraph"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    """64 random bits in hexadecimal."""
+    graph_id: Mapped[int] = mapped_column(ForeignKey("graph.id", ondelete="CASCADE"), index=True)
+    owner_id: Mapped[int | None] = mapped_column(ForeignKey("account.id", ondelete="CASCADE"), index=True)
+    """NULL: the host's operator."""
+    name: Mapped[str]
+    state: Mapped[dict[str, Any]]
+    """Keys of Neuronpedia's: pinnedIds, supernodes, clerps, pruningThreshold, densityThreshold."""
+    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+    updated_at: Mapped[datetime] = mapped_column(server_default=_now)

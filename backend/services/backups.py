@@ -33,7 +33,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 LEFT_OUT = frozenset({Lease.__tablename__, WorkerReport.__tablename__, SignIn.__tablename__})
 """Rows that mean something only while a process runs, or to a browser that knows this host."""
-FOLDERS = ("corpora", "corpora-raw", "indexes", "saes")
+FOLDERS = ("corpora", "corpora-raw", "graphs", "indexes", "saes")
 """Keys of blobs that belong to what is hosted."""
 INTERRUPTED = "the job was under way when the backup was taken. Retry it."
 _CHUNK_BYTES = 1 << 20

@@ -1,8 +1,8 @@
 """What an account may store and compute at a time. Callers ask before they begin; the answer says how much there is.
 
-Bytes are what its sources keep (their dashboards, kept activation indexes and uploaded files) and its vectors. Who has no
-account (the operator) and who has no quota is not limited. Who asks holds the account until the transaction ends, so that of many
-requests at once each counts what those before it took.
+Bytes are what its sources keep (their dashboards, kept activation indexes and uploaded files), its vectors and its
+attribution graphs. Who has no account (the operator) and who has no quota is not limited. Who asks holds the account
+until the transaction ends, so that of many requests at once each counts what those before it took.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from backend import errors
-from backend.db.tables import Account, Dashboard, Job, Revision, Source, Upload, Vector
+from backend.db.tables import Account, Dashboard, Graph, Job, Revision, Source, Upload, Vector
 from backend.services.access import Viewer
 from backend.services.shards import ACTIVE
 
@@ -70,10 +70,11 @@ def usage(session: Session, account_id: int) -> Usage:
 
 
 def stored_bytes(session: Session, account_id: int) -> int:
-    """Of everything the account's sources keep, earlier revisions not yet cleared included, its uploads and vectors."""
+    """Of everything the account's sources keep, earlier revisions not yet cleared included, its uploads, vectors and graphs."""
     uploaded = select(func.sum(Upload.n_bytes)).where(Upload.owner_id == account_id)
     vectors = select(func.sum(func.pg_column_size(Vector.values))).where(Vector.owner_id == account_id)
-    apart = sum(int(session.scalar(query) or 0) for query in (uploaded, vectors))
+    graphs = select(func.sum(Graph.n_bytes)).where(Graph.owner_id == account_id)
+    apart = sum(int(session.scalar(query) or 0) for query in (uploaded, vectors, graphs))
     return sum(bytes_by_source(session, account_id).values()) + apart
 
 

@@ -5,8 +5,9 @@ from the sources it belongs to: a model, source set, release or corpus is there 
 those who see all of its sources in lists (its number is easily guessed, so it must not tell of an unlisted one). What
 somebody owns they always see; an upload nobody else does, and a vector nobody else in lists: by its address it is there
 for those who see its model in lists. A steering run, whoever's, is there for those who may see all its sources, or its
-model where it has none. An explanation is there for those who see its source. Features, dashboards and contexts are only
-reached through their source or corpus, scores and votes through their explanation.
+model where it has none. An explanation is there for those who see its source. An attribution graph is public, unlisted or private by itself, as a source is; its file on the
+way here, and what somebody saved of it, is nobody else's. Features, dashboards and contexts are only reached through
+their source or corpus, scores and votes through their explanation.
 
 Statements leave unlisted things out unless they say `addressed`, so a new list cannot forget to. Raw SQL and statements
 over tables are not restricted, nor are commands and workers, whose sessions have no viewer.
@@ -21,6 +22,8 @@ from sqlalchemy.sql.base import ExecutableOption
 from backend.db.tables import (
     Corpus,
     Explanation,
+    Graph,
+    GraphUpload,
     Job,
     JobSource,
     Model,
@@ -29,6 +32,7 @@ from backend.db.tables import (
     Source,
     SourceSet,
     SteerRun,
+    Subgraph,
     Upload,
     Vector,
 )
@@ -90,6 +94,9 @@ def _rules(me: int, seen: tuple[str, ...]) -> tuple[ExecutableOption, ...]:
         with_loader_criteria(Vector, lambda vector: _is_vector_seen(vector, me, seen), include_aliases=True),
         with_loader_criteria(Explanation, lambda of: _is_explanation_seen(of, me, seen), include_aliases=True),
         with_loader_criteria(SteerRun, lambda run: _is_run_seen(run, me, seen), include_aliases=True),
+        with_loader_criteria(Graph, lambda graph: _is_seen(graph, me, seen), include_aliases=True),
+        with_loader_criteria(GraphUpload, lambda upload: upload.owner_id == me, include_aliases=True),
+        with_loader_criteria(Subgraph, lambda saved: saved.owner_id == me, include_aliases=True),
     )
 
 

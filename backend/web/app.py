@@ -33,6 +33,7 @@ from backend.web.pages import (
     deletion,
     failures,
     features,
+    graphs,
     home,
     jobs,
     models,
@@ -103,7 +104,7 @@ def _application(settings: Settings) -> FastAPI:
     app.include_router(routes.router)
     app.include_router(failures.router)
     pages = (
-        home, account, adding, admin, jobs, steering, steered, text_search, trying, features, activations, scan, deletion,
+        home, account, adding, admin, jobs, steering, steered, graphs, text_search, trying, features, activations, scan, deletion,
         rerun, sources, models,
     )  # fmt: skip
     for page in pages:

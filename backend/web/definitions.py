@@ -59,6 +59,17 @@ THINGS = (
         ),
     ),
     Definition("tokens", "tokens", "Tokens of the corpus that count: special tokens and first positions left out."),
+    Definition(
+        "attribution-graph",
+        "attribution graph",
+        "What led a model to its next token on one prompt: features, tokens and errors as nodes, and how much each adds "
+        "to the others and to the logits as links.",
+        (
+            "A node is a feature at a token; a link is the direct effect of one on another with attention and norms held "
+            "fixed. What the features leave unexplained stands in error nodes. Graphs are files that circuit-tracer "
+            "computes; nothing in them is computed here.",
+        ),
+    ),
     Definition("revision", "computed", "When the numbers shown were computed; readers see one complete computation."),
 )
 
@@ -291,6 +302,15 @@ NUMBERS = (
             "another token's or the mean over the vocabulary; the scale is what the norm divides by there. Attributions "
             "sum to the logit. What stands before the added vector writes the same at every coefficient, and its "
             "attribution changes with the scale alone. Logits are read before a soft cap.",
+        ),
+    ),
+    Definition(
+        "pruning",
+        "pruning",
+        "Nodes of an attribution graph whose influence is above this are left out; nodes that have none are always shown.",
+        (
+            "circuit-tracer orders nodes by how much of the logits goes through them, and gives each the share of all of "
+            "that which it and the nodes before it have: at 0.8 the fewest nodes are left that carry 80 %.",
         ),
     ),
     Definition("swing", "swing", "A component's greatest attribution over all coefficients less its smallest."),

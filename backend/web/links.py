@@ -87,6 +87,21 @@ def steer_chat_api_url() -> str:
     return "/api/steer-chat"
 
 
+def graph_features_api_url() -> str:
+    """What is known here of the features of a graph."""
+    return "/api/graph/features"
+
+
+def subgraphs_api_url() -> str:
+    """What the names of the routes for saved states of a graph are put behind."""
+    return "/api/graph/subgraph"
+
+
+def graph_delete_url(model: str, slug: str) -> str:
+    """Where the form that deletes a graph leads."""
+    return f"{names.graph_url(model, slug)}/delete"
+
+
 def random_feature_url(model: str, source: str) -> str:
     """Leads to some feature that fires."""
     return f"{names.source_url(model, source)}/random"

@@ -245,7 +245,8 @@ def _most_bytes(path: str, content_type: str) -> int | None:
     kind = content_type.partition(";")[0].strip().lower()
     if is_api(path):
         # A chunk or a file, whatever a program calls its kind; other handlers get a body whole, whatever its kind.
-        is_streamed = path == "/api/uploads/whole" or (path.startswith("/api/uploads/") and "/files/" in path)
+        is_file = path.startswith("/api/uploads/") and "/files/" in path
+        is_streamed = is_file or path == "/api/uploads/whole" or path.startswith("/api/graph/put/")
         return None if is_streamed else MOST_JSON_BYTES
     return MOST_FORM_BYTES if kind == "application/x-www-form-urlencoded" else None
 

@@ -14,17 +14,29 @@ from fastapi.routing import iter_route_contexts
 from sqlalchemy import select, update
 
 from backend import names, storage
-from backend.db.tables import Explanation, Job, Revision, SignIn, Source, SteerRun, Upload, Vector
+from backend.db.tables import (
+    Explanation,
+    Graph,
+    GraphUpload,
+    Job,
+    Revision,
+    SignIn,
+    Source,
+    SteerRun,
+    Subgraph,
+    Upload,
+    Vector,
+)
 from backend.formats import messages, quality
-from backend.services import explanations, inference, ingest, invitations, jobs, steering, uploads, vectors
-from tests import hosted, kept
+from backend.services import explanations, inference, ingest, invitations, jobs, steering, subgraphs, uploads, vectors
+from tests import graph_samples, hosted, kept
 from tests.signing_in import Person, browser, person, program
 
 KINDS = ("private", "unlisted", "public")
 ACTORS = ("nobody", "other", "owner", "admin")
 PASSED, HIDDEN, SIGN_IN, FORBIDDEN = "passed", "hidden", "sign in", "forbidden"
 
-NAMES = ("model", "source", "name", "job_id", "run_id", "vector", "explanation_id")
+NAMES = ("model", "source", "name", "job_id", "run_id", "vector", "explanation_id", "slug", "put", "subgraph")
 """What differs from case to case."""
 
 Outcome = Callable[[str, str], str]
@@ -122,6 +134,7 @@ class Rule:
 FEATURE = {"modelId": "{model}", "source": "{source}", "index": 1}
 STEERING = {"modelId": "{model}", "features": [{"layer": "{source}", "index": 1, "strength": 1}]}
 VECTOR = {"modelId": "{model}", "source": "1-neuronpedia-resid-post", "index": "{vector}"}
+GRAPH = {"modelId": "{model}", "slug": "{slug}"}
 LIVE = frozenset({503})
 """No live worker runs in this test; what is hidden is refused before that is found out."""
 
@@ -143,6 +156,11 @@ RULES: dict[str, Rule] = {
     "POST /jobs/{job_id}/retry": Rule(change_if_listed, statuses=frozenset({409})),
     "GET /steer": Rule(everybody),
     "GET /steer/{run_id}": Rule(by_address),
+    "GET /graphs": Rule(everybody, is_listing=True),
+    "GET /{model}/graphs": Rule(everybody),
+    "GET /{model}/graph": Rule(everybody),
+    "GET /{model}/graph/{slug}": Rule(by_address),
+    "POST /{model}/graph/{slug}/delete": Rule(change_by_address),
     "GET /{model}": Rule(if_listed),
     "GET /{model}/steer": Rule(if_listed),
     "GET /{model}/search": Rule(if_listed),
@@ -260,6 +278,18 @@ RULES: dict[str, Rule] = {
     "POST /api/vector/get": Rule(if_listed, json=VECTOR),
     "POST /api/vector/list-owned": Rule(signed_in),
     "POST /api/vector/delete": Rule(change_if_listed, json=VECTOR),
+    "GET /api/graph/{model}/{slug}": Rule(by_address),
+    "GET /api/graph/{model}/{slug}/json": Rule(by_address),
+    "POST /api/graph/signed-put": Rule(signed_in, json={"filename": "a.json", "contentLength": 1}),
+    "PUT /api/graph/put/{upload_id}": Rule(none, query="token=guessed"),
+    "POST /api/graph/save-to-db": Rule(change_own, json={"putRequestId": "{put}"}),
+    "POST /api/graph/list-owned": Rule(signed_in),
+    "POST /api/graph/delete": Rule(change_by_address, json=GRAPH),
+    "POST /api/graph/generate": Rule(everybody, json={}, statuses=frozenset({422})),
+    "POST /api/graph/features": Rule(by_address, json=GRAPH | {"features": [{"layer": 1, "index": 1}]}),
+    "POST /api/graph/subgraph/save": Rule(add_by_address, json=GRAPH),
+    "POST /api/graph/subgraph/list": Rule(by_address, json=GRAPH),
+    "POST /api/graph/subgraph/delete": Rule(own, json={"subgraphId": "{subgraph}"}),
     "GET /api/uploads": Rule(everybody),
     "POST /api/uploads": Rule(signed_in, json={"files": [{"name": "a", "size": 1}]}),
     "POST /api/uploads/whole": Rule(signed_in, query="name=a", statuses=frozenset({422})),
@@ -309,6 +339,7 @@ def case(site, session, tmp_path):
         found[kind]["upload_id"] = upload.id
         found[kind] |= steered(session, owner, made.source_id, model)
         found[kind]["explanation_id"] = explained(session, owner, model, source)
+        found[kind] |= graphed(session, settings, owner, kind)
     absent = {
         "model": "absent-model",
         "source": "1-absent",
@@ -319,6 +350,9 @@ def case(site, session, tmp_path):
         "run_id": "absent-run",
         "vector": 10**8,
         "explanation_id": "absent-explanation",
+        "slug": "absent",
+        "put": "0" * 32,
+        "subgraph": "0" * 16,
     }
     shared = {
         "service": "huggingface", "index": 1, "other": 2, "key_id": 10**6, "account_id": third.id,
@@ -351,6 +385,18 @@ def explained(session, owner: Person, model: str, source: str) -> str:
     view = explanations.add(session, names.FeatureRef(model, source, 1), given)
     session.execute(update(Explanation).where(Explanation.id == view.id).values(author_id=owner.id))
     return view.id
+
+
+def graphed(session, settings, owner: Person, kind: str) -> dict[str, Any]:
+    """An attribution graph of the owner's with features of the source, and what was saved of it."""
+    details = {"neuronpedia_source_set": f"1-{kind}"}
+    given = graph_samples.small(scan=f"{kind}-model", slug=kind, feature_details=details)
+    view = graph_samples.host(session, given, storage.store(settings), visibility=kind)
+    state = {"pinnedIds": [], "supernodes": [], "clerps": [], "pruningThreshold": None, "densityThreshold": None}
+    saved = subgraphs.save(session, view.model, view.slug, state)
+    for table in (Graph, GraphUpload, Subgraph):
+        session.execute(update(table).where(table.owner_id.is_(None)).values(owner_id=owner.id))
+    return {"slug": kind, "put": view.upload_id, "subgraph": saved.id}
 
 
 def routes(app: Any) -> set[str]:

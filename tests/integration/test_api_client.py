@@ -3,8 +3,9 @@
 import json
 
 import pytest
+import requests
 
-from tests import hosted
+from tests import graph_samples, hosted
 from tests.hosted import MODEL, RICH, SOURCE
 from tests.serving import served
 from tests.stand_in import redis_url as redis_url
@@ -109,3 +110,36 @@ def test_the_client_keeps_vectors_and_steers_with_them(worker):
     assert [asked.pushes[0].strength for asked in worker.steered] == [12, 12], "times the client's multiplier of 4"
     assert VectorRequest().delete(made) == {"message": "Success"}
     assert VectorRequest().get_owned() == []
+
+
+@pytest.mark.usefixtures("server")
+def test_the_client_uploads_finds_and_deletes_graphs(tmp_path):
+    from neuronpedia.np_graph_metadata import NPGraphMetadata
+    from neuronpedia.requests.base_request import NPRequest
+
+    large, file = graph_samples.large(n_features=200, n_links=2_000), tmp_path / "small.json"
+    file.write_text(json.dumps(graph_samples.small(title_prefix="Mine:")))
+    first, second = NPGraphMetadata.upload(json.dumps(large)), NPGraphMetadata.upload_file(str(file))
+    assert (first.model_id, first.slug, first.prompt) == ("gemma-2-2b", "dallas", large["metadata"]["prompt"])
+    assert (first.prompt_tokens, first.title_prefix, second.title_prefix) == (list(graph_samples.TOKENS), "", "Mine:")
+    assert requests.get(first.json_url, timeout=60).json() == large
+    assert NPGraphMetadata.get("tiny", "small") == second
+    assert NPGraphMetadata.list_owned() == [second, first]
+    page = requests.get(
+        second.url.replace("https://neuronpedia.org", NPRequest.BASE_URL.removesuffix("/api")), timeout=60
+    )
+    assert page.url.endswith("/tiny/graph/small"), "the client's own address of it leads to its page"
+    assert second.delete() == {"message": "Success"}
+    assert NPGraphMetadata.list_owned() == [first]
+    with pytest.raises(Exception, match="Resource not found"):
+        NPGraphMetadata.get("tiny", "small")
+
+
+@pytest.mark.usefixtures("server")
+def test_the_client_is_told_why_a_graph_is_refused_and_that_none_is_made_here():
+    from neuronpedia.np_graph_metadata import NPGraphMetadata
+
+    with pytest.raises(Exception, match=r"cannot be used: .*'nodes' is empty"):
+        NPGraphMetadata.upload(json.dumps(graph_samples.small() | {"nodes": []}))
+    with pytest.raises(Exception, match="stores and shows attribution graphs, and does not compute them"):
+        NPGraphMetadata.generate("tiny", "The cat", "cat")

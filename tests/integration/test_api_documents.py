@@ -6,15 +6,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from backend.web import (
-    explanation_schemas,
-    import_schemas,
-    live_schemas,
-    neuronpedia_schemas,
-    scan_schemas,
-    schemas,
-    steer_schemas,
-)
+from backend.web import schemas
 
 ROUTES = {
     ("get", "/api/feature/{model}/{source}/{index}"): "Feature",
@@ -90,6 +82,17 @@ ROUTES = {
     ("post", "/api/feature/upload-batch"): "Created",
     ("post", "/api/activation/upload-batch"): "Created",
     ("post", "/api/injection-scan"): "InjectionScan",
+    ("get", "/api/graph/{model}/{slug}"): "GraphMetadata",
+    ("get", "/api/graph/{model}/{slug}/json"): "GraphFile",
+    ("post", "/api/graph/signed-put"): "GraphPut",
+    ("put", "/api/graph/put/{upload_id}"): "GraphReceived",
+    ("post", "/api/graph/save-to-db"): "GraphSaved",
+    ("post", "/api/graph/list-owned"): ["GraphMetadata"],
+    ("post", "/api/graph/delete"): "GraphDeleted",
+    ("post", "/api/graph/features"): "GraphFeatures",
+    ("post", "/api/graph/subgraph/save"): "SubgraphSaved",
+    ("post", "/api/graph/subgraph/list"): "Subgraphs",
+    ("post", "/api/graph/subgraph/delete"): "SubgraphDeleted",
 }
 LISTS = (
     "/api/model/list",
@@ -99,6 +102,7 @@ LISTS = (
     "/api/tokens",
     "/api/vector/list-owned",
     "/api/explanation/search-all",
+    "/api/graph/list-owned",
 )
 BODIES_OF_THEIR_OWN = {
     ("post", "/api/jobs"), ("post", "/api/uploads"), ("post", "/api/sources"), ("post", "/api/uploads/whole"),
@@ -106,6 +110,8 @@ BODIES_OF_THEIR_OWN = {
     ("post", "/api/steer-chat"), ("post", "/api/steer-load"), ("post", "/api/vector/new"),
     ("post", "/api/injection-scan"), ("get", "/api/explanation/export"), ("post", "/api/features"),
     ("post", "/api/model/new"), ("post", "/api/source-set/new"), ("post", "/api/imports"),
+    ("post", "/api/graph/signed-put"), ("post", "/api/graph/save-to-db"),
+    ("post", "/api/graph/features"), ("post", "/api/graph/subgraph/delete"),
 }  # fmt: skip
 """They refuse the body below before they look for anything."""
 
@@ -143,18 +149,15 @@ def test_every_route_describes_its_refusals(document):
             assert listed["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Problems"}, route
 
 
+def _kinds_of(base):
+    for each in base.__subclasses__():
+        yield each
+        yield from _kinds_of(each)
+
+
+@pytest.mark.usefixtures("app")
 def test_answers_have_no_defaults():
-    modules = (
-        schemas,
-        live_schemas,
-        steer_schemas,
-        scan_schemas,
-        neuronpedia_schemas,
-        explanation_schemas,
-        import_schemas,
-    )
-    known = {name: each for module in modules for name, each in vars(module).items()}.values()
-    answers = [each for each in known if isinstance(each, type) and issubclass(each, schemas.Answer)]
+    answers = list(_kinds_of(schemas.Answer))
     assert len(answers) > 40
     for answer in answers:
         assert issubclass(answer, BaseModel)
@@ -169,6 +172,7 @@ def test_every_route_refuses_what_is_not_there_in_one_shape(api, route):
     filled = re.sub(r"{(\w+)}", lambda match: "7" if match[1] in ("index", "other", "job_id") else "none", path)
     address = {"modelId": "none", "source": "none", "layer": "none", "index": 1}
     texts = {"customText": "x", "prompt": "x", "text": "x", "description": "x", "query": "cat", "releaseName": "none"}
+    texts |= {"slug": "none"}
     full = {**address, **texts, "feature": address, "sourceSet": "none", "visibility": "public"}
     body = full if verb in ("post", "patch") else None
     response = api.request(verb, f"http://localhost{filled}", json=body)

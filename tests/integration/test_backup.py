@@ -23,6 +23,7 @@ from tests.database import server
 BLOBS = {
     "corpora/x.npy": b"rows",
     "corpora-raw/cd/a.txt": b"text",
+    "graphs/ab.json.gz": b"a graph",
     "indexes/1/2/0-3.features": bytes(range(256)) * 5000,
     "saes/ab/cfg.json": b"{}",
 }

@@ -40,7 +40,7 @@ from backend.web.pages import (
 from backend.web.pages.scan import ScanContext
 from backend.web.rendering import Renderer, Visitor
 from backend.web.scan_schemas import ScanQuery
-from tests.pages import account_samples, asking_samples, samples, scan_samples, steering_samples
+from tests.pages import account_samples, asking_samples, graph_pages, samples, scan_samples, steering_samples
 
 RANGE = ActivationQuery(low=2.5, high=5.0, page=2)
 ANNA = Visitor("anna", is_admin=False, has_accounts=True, form_token="f" * 64)
@@ -152,6 +152,7 @@ def pages() -> dict[str, tuple[str, Any]]:
         **account_samples.pages(),
         **steering_samples.pages(),
         **asking_samples.pages(),
+        **graph_pages.pages(),
         "error": (
             "pages/error.html",
             failures.ErrorContext("Not found", "No model 'x' is hosted.", (), "See home.", ""),

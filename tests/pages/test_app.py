@@ -10,7 +10,7 @@ from backend.services import jobs
 from backend.settings import Settings
 from backend.web import app as web
 from backend.web import middleware
-from tests import database, hosted
+from tests import database, graph_samples, hosted
 from tests.pages import dom
 
 FEATURE = f"/{hosted.MODEL}/{hosted.SOURCE}/{hosted.RICH}"
@@ -35,6 +35,7 @@ def client(app):
 def site(session, client):
     """A hosted source, and one whose job is queued."""
     hosted.host(session)
+    graph_samples.host(session, graph_samples.small(scan=hosted.MODEL))
     job_id = jobs.create(session, [hosted.add_source(session, source="3-tiny-sae")], {})
     session.commit()
     return job_id
@@ -56,6 +57,10 @@ PAGES = {
     f"{FEATURE}/scan": 8,
     f"/{hosted.MODEL}/steer": 8,
     f"/{hosted.MODEL}/steer?feature={hosted.SOURCE}/1:2.5&feature=9-none/1&through={hosted.SOURCE}&prompt=%22": 7,
+    "/graphs": 1,
+    f"/{hosted.MODEL}/graphs": 1,
+    f"/{hosted.MODEL}/graph/small": 1,
+    f"/{hosted.MODEL}/graph/small?embed=true&pinnedIds=0_3_1": 1,
     "/jobs": 5,
     "/definitions": 0,
 }
@@ -72,6 +77,36 @@ def test_pages_answer_and_cost_a_fixed_number_of_statements(client, connection, 
     assert dom.parse(answer.text).one("h1")
     queries = [statement for statement in seen if "SAVEPOINT" not in statement]
     assert len(queries) == PAGES[path], queries
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize(
+    ("query", "target"),
+    [
+        ("?slug=small&pinnedIds=a%2Cb&supernodes=%5B%5D", "/graph/small?pinnedIds=a%2Cb&supernodes=%5B%5D"),
+        ("?slug=small", "/graph/small"),
+        ("", "/graphs"),
+    ],
+)
+def test_neuronpedias_address_of_a_graph_leads_to_its_page(client, query, target):
+    answer = client.get(f"/{hosted.MODEL}/graph{query}")
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/{hosted.MODEL}{target}")
+
+
+@pytest.mark.usefixtures("site")
+def test_other_sites_may_show_an_embedded_graph_and_no_other_page(client):
+    path = f"/{hosted.MODEL}/graph/small"
+    policies = [client.get(path + query).headers["content-security-policy"] for query in ("", "?embed=true")]
+    assert ["frame-ancestors *" in policy for policy in policies] == [False, True]
+    assert policies[1].replace("frame-ancestors *", "frame-ancestors 'self'") == policies[0]
+
+
+@pytest.mark.usefixtures("site")
+def test_a_graph_is_deleted_on_its_page(client):
+    path = f"/{hosted.MODEL}/graph/small"
+    assert dom.parse(client.get(path).text).one("form", method="post")["action"] == f"{path}/delete"
+    assert client.post(f"{path}/delete").headers["location"] == "/graphs"
+    assert client.get(path).status_code == 404
 
 
 @pytest.mark.usefixtures("site")

@@ -9,6 +9,7 @@ from backend.web.api import (
     corpora,
     explanations,
     features,
+    graphs,
     health,
     hosting,
     imports,
@@ -46,4 +47,5 @@ router.include_router(uploads.router)
 router.include_router(hosting.router)
 router.include_router(corpora.router)
 router.include_router(key_test.router)
+router.include_router(graphs.router)
 router.include_router(health.router)

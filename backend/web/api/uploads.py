@@ -43,7 +43,7 @@ Sha256Header = Annotated[str, Header(pattern=r"^(sha256 [0-9a-fA-F]{64})?$", ali
 def begin(request: Request, viewer: Viewing, place: Area, files: Files, asked: schemas.NewUpload) -> schemas.Upload:
     """Say which files will come. What others have left alone for a day is deleted on this occasion."""
     access.check_may_write(viewer)
-    _sweep(request, place, files.store)
+    sweep(request, place, files.store)
     with transaction(request) as session:
         given = [uploads.File(file.name, file.size, file.sha256) for file in asked.files]
         made = uploads.create(session, place, viewer, asked.kind, given, name=asked.name)
@@ -89,7 +89,7 @@ async def receive(
     path, size = target
     sha256 = checksum.removeprefix("sha256 ").lower()
     with staging.receiving(path, start=offset, size=size, sha256=sha256) as chunk:
-        async for piece in _pieces(request):
+        async for piece in pieces(request):
             await to_thread.run_sync(chunk.write, piece)
     response.headers["Upload-Offset"] = str(chunk.offset)
     return schemas.ChunkReceived(name=request.path_params["name"], size=size, offset=chunk.offset)
@@ -151,7 +151,7 @@ async def receive_whole(
     try:
         whole = place.path(upload_id, uploads.WHOLE)
         with staging.receiving(whole, start=0, size=most) as chunk:
-            async for piece in _pieces(request):
+            async for piece in pieces(request):
                 await to_thread.run_sync(chunk.write, piece)
         if length and chunk.offset != length:
             raise errors.InvalidInputError(f"{chunk.offset:,} of {length:,} bytes came.", hint="Send it again.")
@@ -191,7 +191,7 @@ def _keep(request: Request, checked: uploads.Checked, *, is_new: bool = False) -
     return schemas.Upload.model_validate(view)
 
 
-async def _pieces(request: Request) -> AsyncIterator[bytes]:
+async def pieces(request: Request, *, hint: str = "Go on from the offset.") -> AsyncIterator[bytes]:
     """The body in pieces of about a megabyte; raises `InvalidInputError` where the sender goes away, after the last."""
     waiting, n_waiting = [], 0
     try:
@@ -204,9 +204,7 @@ async def _pieces(request: Request) -> AsyncIterator[bytes]:
     except ClientDisconnect as error:
         if waiting:
             yield b"".join(waiting)
-        raise errors.InvalidInputError(
-            "the connection ended before the bytes did.", hint="Go on from the offset."
-        ) from error
+        raise errors.InvalidInputError("the connection ended before the bytes did.", hint=hint) from error
     if waiting:
         yield b"".join(waiting)
 
@@ -221,7 +219,8 @@ def _declared(text: str) -> Declared:
         ) from error
 
 
-def _sweep(request: Request, place: Staging, blobs: storage.Store) -> None:
+def sweep(request: Request, place: Staging, blobs: storage.Store) -> None:
+    """Delete what has been left alone for too long, and bytes that no row is of."""
     keep_s = request.app.state.settings.upload_keep_s
     with transaction(request) as session:
         abandoned = uploads.forget_abandoned(session, for_s=keep_s)
