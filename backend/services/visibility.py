@@ -5,9 +5,10 @@ from the sources it belongs to: a model, source set, release or corpus is there 
 those who see all of its sources in lists (its number is easily guessed, so it must not tell of an unlisted one). What
 somebody owns they always see; an upload nobody else does, and a vector nobody else in lists: by its address it is there
 for those who see its model in lists. A steering run, whoever's, is there for those who may see all its sources, or its
-model where it has none. An explanation is there for those who see its source. An attribution graph is public, unlisted or private by itself, as a source is; its file on the
-way here, and what somebody saved of it, is nobody else's. Features, dashboards and contexts are only reached through
-their source or corpus, scores and votes through their explanation.
+model where it has none. An explanation is there for those who see its source. An attribution graph is public, unlisted
+or private by itself, as a source is; its file on the way here, and what somebody saved of it, is nobody else's.
+Features, dashboards and contexts are only reached through their source or corpus, scores and votes through their
+explanation.
 
 Statements leave unlisted things out unless they say `addressed`, so a new list cannot forget to. Raw SQL and statements
 over tables are not restricted, nor are commands and workers, whose sessions have no viewer.
