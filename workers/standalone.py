@@ -26,7 +26,7 @@ from rich.console import Console
 
 from backend import errors, names
 from backend.formats import dashboards as packed
-from backend.formats import dense_sources, neuronpedia_files, quality, sae_files
+from backend.formats import dense_sources, file_streams, neuronpedia_files, quality, sae_files
 from backend.formats.quality import DENSE, Quality
 from backend.services import catalog, features
 from workers import runtime
@@ -228,7 +228,8 @@ def _export(
         model, model, model, facts.architecture, facts.n_layers, facts.d_model, facts.n_context, now
     )
     source_set = catalog.SourceSetFacts(model=model, name=view.set_name, description="", created_at=now)
-    neuronpedia_files.write(out, views, model_facts, source_set)
+    heads = neuronpedia_files.Heads(model_facts, source_set, view)
+    file_streams.write_folder(out, neuronpedia_files.files(heads, views, ()))
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 import typer
 
-from backend.cli import add, backup, check, compute, graph, import_, index, jobs, migrate, rm, token, up, users
+from backend.cli import add, backup, check, compute, export, graph, import_, index, jobs, migrate, rm, token, up, users
 from backend.cli.failures import Commands
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -18,6 +18,7 @@ app.command()(add.add)
 app.command("check", **compute.PASSED_ON)(check.check)
 app.command("compute", **compute.PASSED_ON)(compute.compute)
 app.command("import")(import_.import_dashboards)
+app.command("export")(export.export_source)
 app.command()(add.status)
 app.command("jobs")(jobs.list_jobs)
 app.command()(jobs.log)

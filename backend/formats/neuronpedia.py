@@ -208,7 +208,7 @@ class Feature(Protocol):
 
 
 def neuron(feature: Feature) -> Row:
-    """The `Neuron` row, relations left out: a line of `features/batch-N.jsonl`. An imported one as it was given."""
+    """The `Neuron` row, relations left out. An imported one as it was given."""
     source, lens = feature.source, feature.logit_lens
     row: Row = {
         "modelId": source.model,
@@ -252,13 +252,18 @@ def neuron(feature: Feature) -> Row:
 
 
 def activations(feature: Feature) -> list[Row]:
-    """The `Activation` rows, greatest `maxValue` first: lines of `activations/batch-N.jsonl`."""
-    rows = [
-        (example.max_value, _activation(feature, group, example))
-        for group in feature.groups
-        for example in group.examples
-    ]
-    return [row for _, row in sorted(rows, key=lambda pair: -pair[0])]
+    """The `Activation` rows, greatest `maxValue` first."""
+    return [row for row, _ in _activations(feature)]
+
+
+def file_neuron(feature: Feature) -> Row:
+    """A line of `features/batch-N.jsonl`: as `neuron`, and of an imported one also the keys that nobody knows."""
+    return _with_unknown(neuron(feature), feature.given)
+
+
+def file_activations(feature: Feature) -> list[Row]:
+    """Lines of `activations/batch-N.jsonl`: as `activations`, and of imported ones also the keys that nobody knows."""
+    return [_with_unknown(row, example.given) for row, example in _activations(feature)]
 
 
 def feature_with_relations(
@@ -387,20 +392,10 @@ def source_set_row(source_set: SourceSet, *, has_dashboards: bool, can_search: b
     return _with_given(row, source_set.given)
 
 
-def release_row(source_set: SourceSet) -> Row:
-    """A `SourceRelease` row for a source set that belongs to no release: its own name."""
-    own = {"description": source_set.description, "defaultSourceSetName": source_set.name}
-    return _release(source_set.name, source_set.created_at) | own
-
-
-def named_release_row(release: Release) -> Row:
+def release_row(release: Release) -> Row:
     """The `SourceRelease` row."""
-    return _with_given(_release(release.name, release.created_at), release.given)
-
-
-def _release(name: str, created_at: datetime) -> Row:
-    return {
-        "name": name,
+    row: Row = {
+        "name": release.name,
         "description": "",
         "descriptionShort": None,
         "creatorName": "",
@@ -414,13 +409,23 @@ def _release(name: str, created_at: datetime) -> Row:
         "defaultSourceSetName": None,
         "defaultSourceId": None,
         "defaultUmapSourceIds": [],
-        "createdAt": _time(created_at),
+        "createdAt": _time(release.created_at),
     }
+    return _with_given(row, release.given)
 
 
 def _with_given(row: Row, given: Mapping[str, object]) -> Row:
     """The row with what was given of it: `given_rows` has read its types."""
     return row | {key: given[key] for key in row.keys() & given.keys()}
+
+
+def _with_unknown(row: Row, given: Mapping[str, Any] | None) -> Row:
+    return row | {name: value for name, value in (given or {}).items() if name not in row}
+
+
+def _activations(feature: Feature) -> list[tuple[Row, Example]]:
+    rows = [(_activation(feature, group, example), example) for group in feature.groups for example in group.examples]
+    return sorted(rows, key=lambda pair: -pair[1].max_value)
 
 
 def _activation(feature: Feature, group: Group, example: Example) -> Row:

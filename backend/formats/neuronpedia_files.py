@@ -1,68 +1,90 @@
 """Neuronpedia's file layout, as its exporter writes and its importer reads it.
 
-`release|model|sourceset|source.jsonl` with one object each, and `features/` and `activations/` in gzipped batches of
-1,024 features. Layout: hijohnnylin/neuronpedia at ebb8426f, `utils/neuronpedia-utils/neuronpedia_utils/export-data.py`.
-Rows are those of the REST API (`neuronpedia.py`) less what only relations have. Everything is written beside and
-renamed at the end, so an export is whole or absent.
+`release|model|sourceset|source.jsonl` with one object each, the first only where there is a release, and `features/`,
+`activations/` and `explanations/` in gzipped batches of 1,024 features or explanations. Layout: hijohnnylin/neuronpedia at
+ebb8426f, `utils/neuronpedia-utils/neuronpedia_utils/export-data.py`; columns it does not know are passed over by its
+importer (`apps/webapp/lib/db/import.ts`). Rows are those of the REST API (`neuronpedia.py`) less what only relations have,
+and of an imported feature also the keys that nobody knows. Does not own writing: `file_streams` does.
 """
 
-import gzip
 import itertools
-import shutil
-from collections.abc import Iterable
-from pathlib import Path
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
 
 import orjson
 
 from backend.formats import neuronpedia
+from backend.formats.file_streams import File
 from backend.formats.neuronpedia import Row
 
-BATCH_FEATURES = 1024
+Item = TypeVar("Item")
+BATCH = 1024
+"""Features of a file of features and of activations; explanations of a file of those."""
 _GZIP_LEVEL = 5
+_GZIP_WINDOW = 31
+"""zlib's number for a gzip stream of the largest window; its header has no time."""
 
 
-def write(
-    folder: Path, features: Iterable[neuronpedia.Feature], model: neuronpedia.Model, source_set: neuronpedia.SourceSet
-) -> int:
-    """Write every feature and return how many. An export already at `folder` is replaced at the end."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    for name in ("features", "activations"):
-        (partial / name).mkdir(parents=True)
-    n_features = 0
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """What the features are of."""
+
+    model: neuronpedia.Model
+    source_set: neuronpedia.SourceSet
+    source: neuronpedia.Source
+    release: neuronpedia.Release | None = None
+
+
+def files(heads: Heads, features: Iterable[neuronpedia.Feature], explanations: Iterable[Row]) -> Iterator[File]:
+    """Every file of the layout, made as it is read: one feature is held as rows at a time.
+
+    `explanations` are rows of `neuronpedia_explanations.file_row`. No file is empty: Neuronpedia's importer stops at one.
+    """
+    for name, row in _heads(heads).items():
+        yield f"{name}.jsonl", [_line(row)]
     for number, batch in enumerate(_batches(features)):
-        if number == 0:
-            _write_heads(partial, batch[0], model, source_set)
-        _write_lines(
-            partial / "features" / f"batch-{number}.jsonl.gz", [neuronpedia.neuron(feature) for feature in batch]
-        )
-        rows = [row for feature in batch for row in neuronpedia.activations(feature)]
-        _write_lines(partial / "activations" / f"batch-{number}.jsonl.gz", rows)
-        n_features += len(batch)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-    return n_features
+        neurons: list[bytes] = []
+        lines = _activations(batch, neurons)
+        if first := next(lines, b""):
+            yield f"activations/batch-{number}.jsonl.gz", _gzipped(itertools.chain([first], lines))
+        yield f"features/batch-{number}.jsonl.gz", _gzipped(neurons)
+    for number, some in enumerate(_batches(explanations)):
+        yield f"explanations/batch-{number}.jsonl.gz", _gzipped(map(_line, some))
 
 
-def _batches(features: Iterable[neuronpedia.Feature]) -> Iterable[list[neuronpedia.Feature]]:
-    rest = iter(features)
-    while batch := list(itertools.islice(rest, BATCH_FEATURES)):
-        yield batch
-
-
-def _write_heads(
-    folder: Path, feature: neuronpedia.Feature, model: neuronpedia.Model, source_set: neuronpedia.SourceSet
-) -> None:
-    heads: dict[str, Row] = {
-        "model": neuronpedia.model_row(model),
-        "sourceset": neuronpedia.source_set_row(source_set, has_dashboards=True),
-        "source": neuronpedia.source_row(feature.source),
-        "release": neuronpedia.release_row(source_set),
+def _heads(heads: Heads) -> dict[str, Row]:
+    rows = {
+        "model": neuronpedia.model_row(heads.model),
+        "sourceset": neuronpedia.source_set_row(heads.source_set, has_dashboards=True),
+        "source": neuronpedia.source_row(heads.source),
     }
-    for name, row in heads.items():
-        (folder / f"{name}.jsonl").write_bytes(orjson.dumps(row) + b"\n")
+    return rows if heads.release is None else {"release": neuronpedia.release_row(heads.release)} | rows
 
 
-def _write_lines(path: Path, rows: list[Row]) -> None:
-    data = b"".join(orjson.dumps(row) + b"\n" for row in rows)
-    path.write_bytes(gzip.compress(data, _GZIP_LEVEL, mtime=0))
+def _activations(features: Iterable[neuronpedia.Feature], neurons: list[bytes]) -> Iterator[bytes]:
+    """Lines of the activations of each feature that has some; on the way the line of each is put into `neurons`."""
+    for feature in features:
+        neurons.append(_line(neuronpedia.file_neuron(feature)))
+        if rows := neuronpedia.file_activations(feature):
+            yield b"".join(map(_line, rows))
+
+
+def _batches(items: Iterable[Item]) -> Iterator[Iterable[Item]]:
+    """Runs of `BATCH` items; one has to be read before the next is asked for."""
+    rest = iter(items)
+    for first in rest:
+        yield itertools.chain([first], itertools.islice(rest, BATCH - 1))
+
+
+def _gzipped(lines: Iterable[bytes]) -> Iterator[bytes]:
+    packer = zlib.compressobj(_GZIP_LEVEL, wbits=_GZIP_WINDOW)
+    for line in lines:
+        if piece := packer.compress(line):
+            yield piece
+    yield packer.flush()
+
+
+def _line(row: Row) -> bytes:
+    return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)

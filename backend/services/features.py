@@ -147,6 +147,16 @@ def offset(session: Session, model: str, source: str, offset: int, *, n: int = 2
     return _views(session, stored[n_before:][:n])
 
 
+def run(session: Session, shown: catalog.ReadableSource, first: int, stop: int, *, n: int) -> tuple[FeatureView, ...]:
+    """The first `n` features by index from `first` to below `stop`, dead ones too, with all of their contexts.
+
+    The features beside each are not looked for.
+    """
+    among = (Feature.revision_id == shown.revision_id, Feature.index >= first, Feature.index < stop)
+    rows = session.execute(_STORED.where(*among).order_by(Feature.index).limit(n))
+    return _views(session, [_Stored(shown, row) for row in rows])
+
+
 def random_index(session: Session, model: str, source: str) -> int:
     """A feature that fires, each as likely; raises `NotFoundError` where none does."""
     shown = catalog.readable_source(session, model, source)

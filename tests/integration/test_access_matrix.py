@@ -222,6 +222,7 @@ RULES: dict[str, Rule] = {
     "POST /api/explanation/{explanation_id}/delete": Rule(change_by_address),
     "POST /api/explanation/{explanation_id}/vote": Rule(add_by_address),
     "POST /api/explanation/{explanation_id}/unvote": Rule(add_by_address),
+    "GET /api/export/{model}/{source}": Rule(by_address),
     "POST /api/imports": Rule(signed_in, json={"upload": "0" * 32}, statuses=frozenset({404})),
     "POST /api/feature/upload-batch": Rule(
         change_by_address, json={"modelId": "{model}", "source": "{source}", "features": [{"index": 1}]}, statuses=UNMIXED

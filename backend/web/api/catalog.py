@@ -70,7 +70,7 @@ def show_everything(session: DbSession) -> Row:
     sets = catalog.source_sets(session)
     return {
         "models": [_model_in_list(model, sets) for model in catalog.models(session)],
-        "releases": [neuronpedia.named_release_row(release) for release in catalog.releases(session)],
+        "releases": [neuronpedia.release_row(release) for release in catalog.releases(session)],
         "explanationTypes": [],
         "explanationModels": [],
         "explanationScoreTypes": [],
@@ -134,7 +134,7 @@ def _with_relations(session: Session, model: str, name: str) -> Row:
     return {
         **_set_row(found, found.sources),
         "sources": [neuronpedia.source_row(source) for source in found.sources],
-        "releases": None if release is None else neuronpedia.named_release_row(release),
+        "releases": None if release is None else neuronpedia.release_row(release),
         "model": neuronpedia.model_row(catalog.model_facts(session, model)),
     }
 

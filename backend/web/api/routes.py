@@ -8,6 +8,7 @@ from backend.web.api import (
     catalog,
     corpora,
     explanations,
+    exports,
     features,
     graphs,
     health,
@@ -33,6 +34,7 @@ router = APIRouter(
 router.include_router(imports.router)  # before features: /feature/upload-batch is no feature
 router.include_router(features.router)
 router.include_router(explanations.router)
+router.include_router(exports.router)
 router.include_router(activation_index.router)
 router.include_router(catalog.router)
 router.include_router(removal.router)
