@@ -79,7 +79,7 @@ ROUTES = {
     ("post", "/api/vector/list-owned"): "VectorsOwned",
     ("post", "/api/vector/delete"): "VectorDeleted",
     ("get", "/api/export/{model}/{source}"): "application/zip",
-    ("post", "/api/imports"): "ImportBegun",
+    ("post", "/api/imports"): ["ImportBegun"],
     ("post", "/api/feature/upload-batch"): "Created",
     ("post", "/api/activation/upload-batch"): "Created",
     ("post", "/api/injection-scan"): "InjectionScan",
@@ -135,7 +135,7 @@ def test_every_route_describes_its_answer(document):
         content = operation["responses"]["200"]["content"]
         assert operation["summary"]
         assert operation["description"]
-        if ROUTES[route] in content:  # a file, not JSON
+        if ROUTES[route] in tuple(content):  # a file, not JSON
             continue
         answer = content["application/json"]["schema"]
         found = re.findall(r"#/components/schemas/(\w+)", str(answer))

@@ -122,9 +122,9 @@ def test_the_files_are_those_that_readers_of_neuronpedia_s_layout_expect(
         rows_of(folder / f"{name}/batch-0.jsonl.gz") for name in ("features", "activations", "explanations")
     )
     assert [row["index"] for row in neurons] == [str(index) for index in range(64)]
-    assert all(row.keys() >= FEATURE_KEYS for row in neurons)
-    assert all(row.keys() >= ACTIVATION_KEYS for row in texts)
-    assert all(row.keys() >= EXPLANATION_KEYS for row in explained)
+    assert all(row.keys() >= set(FEATURES.split()) for row in neurons)
+    assert all(row.keys() >= set(ACTIVATIONS.split()) for row in texts)
+    assert all(row.keys() >= set(EXPLANATIONS.split()) for row in explained)
     shown = [client.get(f"/api/feature/{MODEL}/{COMPUTED}/{index}").json()["activations"] for index in range(64)]
     assert len(texts) == sum(map(len, shown)) > 0
     assert [(row["index"], row["description"], row.get("embedding")) for row in explained] == [
@@ -257,8 +257,9 @@ def all_rows(folder: Path, key: str) -> dict[str, dict[str, Any]]:
 
 
 def said(row: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
-    """What a row says under the keys of the one that was imported. A source's id tells the name of its set; embeddings are
-    fp32 numbers.
+    """What a row says under the keys of the one that was imported.
+
+    A source's id tells the name of its set, and embeddings are fp32 numbers.
     """
     found = {
         key: row.get(key) for key in like if like[key] not in (None, []) and key not in ("sourceSetName", "embedding")
