@@ -15,7 +15,7 @@ _HOOK_POINT = re.compile(r"blocks\.(?P<layer>\d+)\.(?P<place>(?:attn\.|mlp\.|ln1
 RESERVED = frozenset(
     {
         "api", "static", "jobs", "docs", "openapi.json", "definitions", "health", "favicon.ico",
-        "account", "add", "admin", "search", "sign-in", "sign-out", "set-up", "steer",
+        "account", "add", "admin", "explanations", "search", "search-explanations", "sign-in", "sign-out", "set-up", "steer",
     }
 )  # fmt: skip
 """Ids that neither a model nor a source may have: pages of the site, or of a model (`/gpt2-small/search`), are there."""
@@ -131,6 +131,15 @@ def steered(source: str, index: int, strength: float | None = None, method: str 
 def steer_run_url(run_id: str) -> str:
     """The page of a saved steering run."""
     return f"/steer/{quote(run_id)}"
+
+
+def explanations_url(
+    words: str = "", *, model: str = "", sources: Iterable[str] = (), release: str = "", offset: int = 0
+) -> str:
+    """The search by the words of explanations; what is left out is not in the address, so that it stays short."""
+    given = [("q", words), ("modelId", model), ("sources", ",".join(sources)), ("releaseName", release)]
+    given = [(key, value) for key, value in (*given, ("offset", str(offset or ""))) if value]
+    return "/search-explanations" + (f"?{urlencode(given, safe=',')}" if given else "")
 
 
 def set_up_url(token: str) -> str:

@@ -228,9 +228,11 @@ def get(session: Session, ref: FeatureRef) -> FeatureView:
 def several(session: Session, refs: Sequence[FeatureRef], *, n_examples: int = 1) -> tuple[FeatureView | None, ...]:
     """The features named, in their order, each with its first `n_examples` top contexts; None where there is no dashboard.
 
-    Four statements for any number of features and sources of a model on one corpus. The features beside each are not
-    looked for.
+    Four statements for any number of features and sources of a model on one corpus, none for no features. The features
+    beside each are not looked for.
     """
+    if not refs:
+        return ()
     names: dict[str, set[str]] = {}
     for ref in refs:
         names.setdefault(ref.model, set()).add(ref.source)
