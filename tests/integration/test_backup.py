@@ -14,7 +14,19 @@ from backend import errors, storage
 from backend.cli import backup as command
 from backend.cli import migrate
 from backend.db.session import create_engine, session_factory, transaction
-from backend.db.tables import Account, Base, Explanation, ExplanationVote, Job, Shard, SignIn, Source, SteerRun, Upload, Vector
+from backend.db.tables import (
+    Account,
+    Base,
+    Explanation,
+    ExplanationVote,
+    Job,
+    Shard,
+    SignIn,
+    Source,
+    SteerRun,
+    Upload,
+    Vector,
+)
 from backend.services import backups, jobs
 from backend.settings import Settings
 from tests import hosted
