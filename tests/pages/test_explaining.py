@@ -1,5 +1,6 @@
 """The panel of explanations and the search by their words: what readers see, and what forms do without scripts."""
 
+from dataclasses import replace
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -12,10 +13,11 @@ from backend.settings import Settings
 from backend.web import app as web
 from backend.web.pages import explanation_search
 from backend.web.pages.explanation_search import ExplanationQuery
+from backend.web.text_query import TextQuery
 from tests import hosted
 from tests.database import statements
 from tests.hosted import DEAD, MODEL, RICH, SOURCE
-from tests.pages import dom, explaining_samples, preview
+from tests.pages import asking_samples, dom, explaining_samples, preview
 
 REF = FeatureRef(MODEL, SOURCE, RICH)
 FEATURE = f"/{MODEL}/{SOURCE}/{RICH}"
@@ -133,6 +135,17 @@ def test_neighbours_and_tables_say_what_features_stand_for(rendered):
     assert [th.text for th in table.all("th")][4:] == ["explanation", "fires on", "promotes"]
     assert table.all("tr")[2].all("td")[4].text == explaining_samples.WORDS[2]
     assert "explanation" not in [th.text for th in rendered("source").one("section", "features").all("th")]
+
+
+def test_lists_of_features_that_fire_on_a_text_say_what_they_stand_for(renderer):
+    page = asking_samples.searched(TextQuery(text=asking_samples.TEXT))
+    group = page.found.groups[0]
+    first = group.features[0]
+    named = replace(first, summary=replace(first.summary, explanation="cats & dogs"))
+    found = replace(page.found, groups=(replace(group, features=(named, group.features[1])),))
+    lines = dom.parse(renderer.html("pages/text_search.html", replace(page, found=found))).all("div", "which")
+    assert lines[0].one("span", "named").text == "cats & dogs"
+    assert not lines[1].all("span", "named")
 
 
 def test_a_source_s_table_names_its_features(client, session, made):
