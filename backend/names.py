@@ -15,7 +15,8 @@ _HOOK_POINT = re.compile(r"blocks\.(?P<layer>\d+)\.(?P<place>(?:attn\.|mlp\.|ln1
 RESERVED = frozenset(
     {
         "api", "static", "jobs", "docs", "openapi.json", "definitions", "health", "favicon.ico",
-        "account", "add", "admin", "graph", "graphs", "search", "sign-in", "sign-out", "set-up", "steer",
+        "account", "add", "admin", "explanations", "graph", "graphs", "import", "search", "search-explanations", "sign-in",
+        "sign-out", "set-up", "steer",
     }
 )  # fmt: skip
 """Ids that neither a model nor a source may have: pages of the site, or of a model (`/gpt2-small/search`), are there."""
@@ -161,6 +162,15 @@ def graph_json_url(model: str, slug: str) -> str:
 def graph_put_url(upload_id: str, token: str) -> str:
     """Where the bytes of a graph are put to, by who has the address."""
     return f"/api/graph/put/{upload_id}?{urlencode({'token': token})}"
+
+
+def explanations_url(
+    words: str = "", *, model: str = "", sources: Iterable[str] = (), release: str = "", offset: int = 0
+) -> str:
+    """The search by the words of explanations; what is left out is not in the address, so that it stays short."""
+    given = [("q", words), ("modelId", model), ("sources", ",".join(sources)), ("releaseName", release)]
+    given = [(key, value) for key, value in (*given, ("offset", str(offset or ""))) if value]
+    return "/search-explanations" + (f"?{urlencode(given, safe=',')}" if given else "")
 
 
 def set_up_url(token: str) -> str:

@@ -9,12 +9,14 @@ Keys and types: hijohnnylin/neuronpedia at ebb8426f, `apps/webapp/prisma/schema.
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
+
+import numpy as np
+import orjson
 
 from backend import errors
 from backend.formats.neuronpedia import Row
@@ -113,6 +115,7 @@ class ImportedExplanation:
     umap_cluster: int | None
     umap_log_feature_sparsity: float | None
     embedding: tuple[float, ...] | None
+    """fp32 exactly."""
     embedding_model: str | None
     created_at: datetime | None
 
@@ -285,22 +288,22 @@ def _number(given: Mapping[str, object], key: str) -> float | None:
 
 
 def _embedding(given: Mapping[str, object]) -> tuple[float, ...] | None:
-    """A list, or a text that holds one as JSON."""
-    embedding = given.get("embedding")
-    if isinstance(embedding, str):
-        try:
-            embedding = json.loads(embedding) if embedding.strip() else None
-        except ValueError as error:
-            raise _wrong(given, "embedding", "a list of numbers, or a text that holds one") from error
-    if embedding is None or embedding == []:
-        return None
-    if not isinstance(embedding, list) or not all(_is_finite(each) for each in embedding):
-        raise _wrong(given, "embedding", "a list of numbers, or a text that holds one")
-    return tuple(float(each) for each in embedding)
-
-
-def _is_finite(number: object) -> bool:
-    return isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
+    """A list, or a text that holds one as JSON; rounded to fp32."""
+    embedding, expected = given.get("embedding"), "a list of numbers that fp32 can hold, or a text with such a list"
+    try:
+        if isinstance(embedding, str):
+            embedding = orjson.loads(embedding) if embedding.strip() else None
+        if embedding is None or embedding == []:
+            return None
+        if not isinstance(embedding, list) or not all(type(each) in (int, float) for each in embedding):
+            raise _wrong(given, "embedding", expected)
+        with np.errstate(over="ignore"):
+            numbers = np.array(embedding, np.float32)
+    except (ValueError, OverflowError) as error:
+        raise _wrong(given, "embedding", expected) from error
+    if not np.isfinite(numbers).all():
+        raise _wrong(given, "embedding", expected)
+    return tuple(numbers.tolist())
 
 
 def _moment(given: Mapping[str, object]) -> datetime | None:

@@ -31,6 +31,8 @@ from backend.web.pages import (
     adding,
     admin,
     deletion,
+    explaining,
+    explanation_search,
     failures,
     features,
     graphs,
@@ -104,8 +106,8 @@ def _application(settings: Settings) -> FastAPI:
     app.include_router(routes.router)
     app.include_router(failures.router)
     pages = (
-        home, account, adding, admin, jobs, steering, steered, graphs, text_search, trying, features, activations, scan, deletion,
-        rerun, sources, models,
+        home, account, adding, admin, jobs, explanation_search, explaining, steering, steered, graphs, text_search, trying,
+        features, activations, scan, deletion, rerun, sources, models,
     )  # fmt: skip
     for page in pages:
         app.include_router(page.router, dependencies=[Depends(forms.check_token)])

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from backend import names
 from backend.services.activation_index import ActivationQuery, CofiringQuery, PairQuery
@@ -135,6 +135,21 @@ def text_results_url(model: str, query: TextQuery = _SEARCH) -> str:
 def source_search_url(model: str, source: str) -> str:
     """The text search over one source."""
     return text_search_url(model, TextQuery(sources=(source,)))
+
+
+def explain_url(model: str, source: str, index: int) -> str:
+    """Where the form for a new explanation of a feature leads."""
+    return f"{names.feature_url(model, source, index)}/explanations"
+
+
+def explanation_url(explanation_id: str, what: str) -> str:
+    """Changes an explanation: `edit`, `delete`, `vote`, `unvote`."""
+    return f"/explanations/{quote(explanation_id, safe='')}/{what}"
+
+
+def explanations_export_url(model: str, source: str, file_format: str) -> str:
+    """A source's explanations as a file."""
+    return f"/api/explanation/export?{urlencode({'modelId': model, 'saeId': source, 'format': file_format})}"
 
 
 def definition_url(term: str) -> str:

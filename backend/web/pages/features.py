@@ -1,6 +1,7 @@
 """A feature's page, and the ways that lead to one: at random, by index, by token."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -8,11 +9,12 @@ from markupsafe import Markup
 
 from backend import errors, names
 from backend.formats.dashboards import N_INTERVALS
-from backend.services import catalog, features
+from backend.services import catalog, explanations, features
 from backend.services.features import FeatureQuery, FeatureView, GroupView
 from backend.web import charts, concordance, links, numerals, rendering
-from backend.web.dependencies import DbSession
-from backend.web.pages import steering, trying
+from backend.web.dependencies import DbSession, Viewing
+from backend.web.pages import explaining, steering, trying
+from backend.web.pages.explaining import ShownExplanation
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
@@ -57,6 +59,15 @@ class FeatureContext:
     """Where the model is steered with this feature."""
     texts: tuple[str, ...] = ()
     """The reader's own, which the page asks about once it is there."""
+    explanations: tuple[ShownExplanation, ...] = ()
+    """The best first."""
+    near: Mapping[int, str] = field(default_factory=dict)
+    """The best explanation of each neighbour that has one, by index."""
+
+    @property
+    def headline(self) -> str:
+        """The best explanation; empty where there is none."""
+        return self.explanations[0].view.description if self.explanations else ""
 
 
 @router.get("/{model}/{source}/random")
@@ -75,11 +86,25 @@ def find(session: DbSession, model: str, source: str, q: str = "") -> RedirectRe
 
 @router.get("/{model}/{source}/{index:int}")
 def show(
-    request: Request, session: DbSession, model: str, source: str, index: int, text: trying.Texts = ()
+    request: Request,
+    session: DbSession,
+    viewer: Viewing,
+    model: str,
+    source: str,
+    index: int,
+    text: trying.Texts = (),
 ) -> HTMLResponse:
     """The dashboard, with room for what the live worker will say of the texts."""
-    view = features.get(session, names.FeatureRef(model, source, index))
-    page = replace(context(view), texts=trying.read(text))
+    ref = names.FeatureRef(model, source, index)
+    view = features.get(session, ref)
+    explained = explaining.shown(viewer, explanations.of_feature(session, ref))
+    near = explanations.headlines(session, [replace(ref, index=each.index) for each in view.neighbours])
+    page = replace(
+        context(view),
+        texts=trying.read(text),
+        explanations=explained,
+        near={of.index: said for of, said in near.items()},
+    )
     return rendering.respond(request, "pages/feature.html", page)
 
 

@@ -3,6 +3,7 @@
 import { start as adding } from "./adding.js";
 import { start as copy } from "./copy.js";
 import { start as graph } from "./graph.js";
+import { start as explanations } from "./explanations.js";
 import { start as keys } from "./keys.js";
 import { start as progress } from "./progress.js";
 import { start as readout } from "./readout.js";
@@ -14,7 +15,22 @@ import { start as theme } from "./theme.js";
 import { start as trying } from "./trying.js";
 import { start as whitespace } from "./whitespace.js";
 
-const controllers = { adding, copy, graph, keys, progress, readout, scan, searching, steer, theme, tokens, trying, whitespace };
+const controllers = {
+  adding,
+  copy,
+  explanations,
+  graph,
+  keys,
+  progress,
+  readout,
+  scan,
+  searching,
+  steer,
+  theme,
+  tokens,
+  trying,
+  whitespace,
+};
 
 for (const element of document.querySelectorAll("[data-controller]"))
   for (const name of element.dataset.controller.split(" ")) controllers[name](element);

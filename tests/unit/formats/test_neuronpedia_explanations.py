@@ -34,7 +34,10 @@ def test_an_embedding_is_a_list_or_its_text(given, expected):
     assert read(embedding=given).embedding == expected
 
 
-@pytest.mark.parametrize("given", ["[0.5", "x", "{}", 3, {"a": 1}, ["a"], [None], [True], "[NaN]", [math.inf]])
+@pytest.mark.parametrize(
+    "given",
+    ["[0.5", "x", "{}", 3, {"a": 1}, ["a"], [None], [True], "[NaN]", [math.inf], [1e300], [10**400]],
+)
 def test_anything_else_is_no_embedding(given):
     with pytest.raises(errors.InvalidInputError, match="as its embedding"):
         read(embedding=given)
