@@ -78,7 +78,7 @@ ROUTES = {
     ("post", "/api/vector/get"): "VectorFound",
     ("post", "/api/vector/list-owned"): "VectorsOwned",
     ("post", "/api/vector/delete"): "VectorDeleted",
-    ("post", "/api/imports"): "ImportBegun",
+    ("post", "/api/imports"): ["ImportBegun"],
     ("post", "/api/feature/upload-batch"): "Created",
     ("post", "/api/activation/upload-batch"): "Created",
     ("post", "/api/injection-scan"): "InjectionScan",
@@ -109,7 +109,8 @@ BODIES_OF_THEIR_OWN = {
     ("post", "/api/uploads/{upload_id}/complete"), ("put", "/api/tokens/{service}"),
     ("post", "/api/steer-chat"), ("post", "/api/steer-load"), ("post", "/api/vector/new"),
     ("post", "/api/injection-scan"), ("get", "/api/explanation/export"), ("post", "/api/features"),
-    ("post", "/api/model/new"), ("post", "/api/source-set/new"), ("post", "/api/imports"),
+    ("post", "/api/model/new"), ("post", "/api/source-set/new"), ("post", "/api/imports"), ("post", "/api/feature/upload-batch"),
+    ("post", "/api/activation/upload-batch"),
     ("post", "/api/graph/signed-put"), ("post", "/api/graph/save-to-db"),
     ("post", "/api/graph/features"), ("post", "/api/graph/subgraph/delete"),
 }  # fmt: skip
