@@ -15,7 +15,7 @@ _HOOK_POINT = re.compile(r"blocks\.(?P<layer>\d+)\.(?P<place>(?:attn\.|mlp\.|ln1
 RESERVED = frozenset(
     {
         "api", "static", "jobs", "docs", "openapi.json", "definitions", "health", "favicon.ico",
-        "account", "add", "admin", "search", "sign-in", "sign-out", "set-up", "steer",
+        "account", "add", "admin", "search", "sign-in", "sign-out", "set-up", "steer", "list", "lists", "quick-list", "oembed",
     }
 )  # fmt: skip
 """Ids that neither a model nor a source may have: pages of the site, or of a model (`/gpt2-small/search`), are there."""
@@ -131,6 +131,11 @@ def steered(source: str, index: int, strength: float | None = None, method: str 
 def steer_run_url(run_id: str) -> str:
     """The page of a saved steering run."""
     return f"/steer/{quote(run_id)}"
+
+
+def list_url(list_id: str) -> str:
+    """The page of a list of features."""
+    return f"/list/{quote(list_id)}"
 
 
 def set_up_url(token: str) -> str:

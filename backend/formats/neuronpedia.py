@@ -228,16 +228,18 @@ def activations(feature: Feature) -> list[Row]:
     return [row for _, row in sorted(rows, key=lambda pair: -pair[0])]
 
 
-def feature_with_relations(feature: Feature, model: Model, source_set: SourceSet) -> Row:
-    """What `GET /api/feature/{model}/{source}/{index}` answers."""
+def feature_with_relations(
+    feature: Feature, model: Model, source_set: SourceSet, *, lists: Sequence[Row] = (), comments: Sequence[Row] = ()
+) -> Row:
+    """What `GET /api/feature/{model}/{source}/{index}` answers; rows of lists and comments are given as they are sent."""
     return {
         **neuron(feature),
         "model": model_row(model),
         "source": source_row(feature.source),
         "sourceSet": source_set_row(source_set, has_dashboards=True),
         "creator": {"name": ""},
-        "lists": [],
-        "comments": [],
+        "lists": list(lists),
+        "comments": list(comments),
         "activations": activations(feature),
         "explanations": [],
     }

@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from backend.web import live_schemas, scan_schemas, schemas, steer_schemas
+from backend.web import list_schemas, live_schemas, scan_schemas, schemas, steer_schemas
 
 ROUTES = {
     ("get", "/api/feature/{model}/{source}/{index}"): "Feature",
@@ -60,13 +60,31 @@ ROUTES = {
     ("post", "/api/vector/list-owned"): "VectorsOwned",
     ("post", "/api/vector/delete"): "VectorDeleted",
     ("post", "/api/injection-scan"): "InjectionScan",
+    ("post", "/api/list/list"): ["FeatureList"],
+    ("post", "/api/list/new"): "NewFeatureList",
+    ("post", "/api/list/new-with-features"): "NewFeatureList",
+    ("post", "/api/list/add-features"): ["ListItem"],
+    ("post", "/api/list/get"): "FeatureListWithItems",
+    ("post", "/api/list/update"): "FeatureList",
+    ("post", "/api/list/edit-feature"): "ListItem",
+    ("post", "/api/list/remove"): "ListItem",
+    ("post", "/api/list/delete"): "ListDeleted",
+    ("post", "/api/list/comment/new"): "ListCommentRow",
+    ("post", "/api/list/comment/delete"): "Count",
+    ("get", "/api/list/{list_id}/export"): ["ExportedItem"],
+    ("post", "/api/comment/new"): "Comment",
+    ("post", "/api/comment/delete"): "CommentDeleted",
+    ("post", "/api/bookmark/add"): "Bookmark",
+    ("post", "/api/bookmark/delete"): "Count",
+    ("post", "/api/user/bookmarks"): ["Bookmark"],
 }
-LISTS = ("/api/model/list", "/api/jobs", "/api/uploads", "/api/tokens", "/api/vector/list-owned")
+LISTS = ("/api/model/list", "/api/jobs", "/api/uploads", "/api/tokens", "/api/vector/list-owned", "/api/list/list", "/api/user/bookmarks")
 BODIES_OF_THEIR_OWN = {
     ("post", "/api/jobs"), ("post", "/api/uploads"), ("post", "/api/sources"), ("post", "/api/uploads/whole"),
     ("post", "/api/uploads/{upload_id}/complete"), ("put", "/api/tokens/{service}"),
     ("post", "/api/steer-chat"), ("post", "/api/steer-load"), ("post", "/api/vector/new"),
-    ("post", "/api/injection-scan"),
+    ("post", "/api/injection-scan"), ("post", "/api/list/new"), ("post", "/api/list/new-with-features"),
+    ("post", "/api/list/add-features"), ("post", "/api/list/update"),
 }  # fmt: skip
 """They refuse the body below before they look for anything."""
 
@@ -105,8 +123,9 @@ def test_every_route_describes_its_refusals(document):
 
 
 def test_answers_have_no_defaults():
-    known = {**vars(schemas), **vars(live_schemas), **vars(steer_schemas), **vars(scan_schemas)}.values()
-    answers = [each for each in known if isinstance(each, type) and issubclass(each, schemas.Answer)]
+    modules = (schemas, live_schemas, steer_schemas, scan_schemas, list_schemas)
+    known = {name: each for module in modules for name, each in vars(module).items()}
+    answers = [each for each in known.values() if isinstance(each, type) and issubclass(each, schemas.Answer)]
     assert len(answers) > 40
     for answer in answers:
         assert issubclass(answer, BaseModel)
@@ -120,7 +139,7 @@ def test_every_route_refuses_what_is_not_there_in_one_shape(api, route):
     verb, path = route
     filled = re.sub(r"{(\w+)}", lambda match: "7" if match[1] in ("index", "other", "job_id") else "none", path)
     address = {"modelId": "none", "source": "none", "layer": "none", "index": 1}
-    texts = {"customText": "x", "prompt": "x", "text": "x"}
+    texts = {"customText": "x", "prompt": "x", "text": "x", "listId": "none", "id": "none"}
     full = {**address, **texts, "feature": address, "sourceSet": "none", "visibility": "public"}
     body = full if verb in ("post", "patch") else None
     response = api.request(verb, f"http://localhost{filled}", json=body)

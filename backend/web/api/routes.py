@@ -5,12 +5,15 @@ from fastapi import APIRouter
 from backend.web import schemas
 from backend.web.api import (
     activation_index,
+    bookmarks,
     catalog,
+    comments,
     corpora,
     features,
     health,
     hosting,
     jobs,
+    lists,
     live,
     looks,
     removal,
@@ -37,6 +40,9 @@ router.include_router(steer.router)
 router.include_router(vectors.router)
 router.include_router(search.router)
 router.include_router(scan.router)
+router.include_router(lists.router)
+router.include_router(comments.router)
+router.include_router(bookmarks.router)
 router.include_router(uploads.router)
 router.include_router(hosting.router)
 router.include_router(corpora.router)
