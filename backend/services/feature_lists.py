@@ -202,7 +202,7 @@ def delete(session: Session, list_id: str) -> None:
 
 
 _OWNER = (Account, Account.id == FeatureList.owner_id)
-_N_ITEMS: Select[Any] = (
+_N_ITEMS = (
     select(func.count())
     .select_from(FeatureListItem)
     .where(FeatureListItem.list_id == FeatureList.id)
@@ -220,7 +220,9 @@ _ITEM_COLUMNS = (
     FeatureListItem.list_id, Source.model_id, Source.name.label("source"), FeatureListItem.index.label("number"),
     FeatureListItem.description.label("why"), FeatureListItem.added_at,
 )  # fmt: skip
-_ITEMS = select(*_ITEM_COLUMNS).join(Source, Source.id == FeatureListItem.source_id).where(Source.model_id.is_not(None))
+_ITEMS: Select[Any] = (
+    select(*_ITEM_COLUMNS).join(Source, Source.id == FeatureListItem.source_id).where(Source.model_id.is_not(None))
+)
 
 
 def _as_shown(session: Session, view: ListView, query: Select[Any]) -> Select[Any]:

@@ -32,10 +32,14 @@ from backend.web.pages import (
     admin,
     deletion,
     failures,
+    feature_notes,
     features,
     home,
     jobs,
+    lists,
     models,
+    previews,
+    quick_list,
     rerun,
     scan,
     sources,
@@ -102,8 +106,8 @@ def _application(settings: Settings) -> FastAPI:
     app.include_router(routes.router)
     app.include_router(failures.router)
     pages = (
-        home, account, adding, admin, jobs, steering, steered, text_search, trying, features, activations, scan, deletion,
-        rerun, sources, models,
+        home, account, adding, admin, jobs, lists, quick_list, previews, steering, steered, text_search, trying, features,
+        feature_notes, activations, scan, deletion, rerun, sources, models,
     )  # fmt: skip
     for page in pages:
         app.include_router(page.router, dependencies=[Depends(forms.check_token)])

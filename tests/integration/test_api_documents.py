@@ -78,7 +78,15 @@ ROUTES = {
     ("post", "/api/bookmark/delete"): "Count",
     ("post", "/api/user/bookmarks"): ["Bookmark"],
 }
-LISTS = ("/api/model/list", "/api/jobs", "/api/uploads", "/api/tokens", "/api/vector/list-owned", "/api/list/list", "/api/user/bookmarks")
+LISTS = (
+    "/api/model/list",
+    "/api/jobs",
+    "/api/uploads",
+    "/api/tokens",
+    "/api/vector/list-owned",
+    "/api/list/list",
+    "/api/user/bookmarks",
+)
 BODIES_OF_THEIR_OWN = {
     ("post", "/api/jobs"), ("post", "/api/uploads"), ("post", "/api/sources"), ("post", "/api/uploads/whole"),
     ("post", "/api/uploads/{upload_id}/complete"), ("put", "/api/tokens/{service}"),

@@ -75,7 +75,11 @@ def test_features_are_added_in_their_order_and_read_with_their_strongest_activat
     list_schemas.ListItem.model_validate(answer.json()[0])
     found = read(api, list_id)["neurons"]
     assert [(each["index"], each["description"]) for each in found] == [("2", "once"), ("1", ""), ("0", "")]
-    assert [[row["maxValue"] for row in each["neuron"]["activations"]] for each in found] == [[0.1], [10, 9.75, 9.5], []]
+    assert [[row["maxValue"] for row in each["neuron"]["activations"]] for each in found] == [
+        [0.1],
+        [10, 9.75, 9.5],
+        [],
+    ]
     assert found[1]["neuron"]["modelId"] == MODEL
 
 
@@ -86,8 +90,13 @@ def test_a_feature_that_is_in_a_list_keeps_its_place_and_is_described_anew(api):
     assert [each["description"] for each in answer] == [""], "the last of the same feature counts"
     described = {"listId": list_id, "featuresToAdd": [feature(SINGLE, description="again")]}
     assert api.post("list/add-features", json=described).json()[0]["description"] == "again"
-    assert api.post("list/add-features", json={"listId": list_id, "featuresToAdd": [feature(SINGLE)]}).status_code == 200
-    assert [(each["index"], each["description"]) for each in read(api, list_id)["neurons"]] == [("2", "again"), ("1", "")]
+    assert (
+        api.post("list/add-features", json={"listId": list_id, "featuresToAdd": [feature(SINGLE)]}).status_code == 200
+    )
+    assert [(each["index"], each["description"]) for each in read(api, list_id)["neurons"]] == [
+        ("2", "again"),
+        ("1", ""),
+    ]
 
 
 def test_features_that_are_not_hosted_are_left_out_of_a_new_list_and_refused_by_one_that_is_there(api, session):
@@ -263,7 +272,8 @@ def test_a_list_belongs_to_who_made_it(people):
 
 
 @pytest.mark.parametrize(
-    ("visibility", "by_address", "listed"), [("private", False, False), ("unlisted", True, False), ("public", True, True)]
+    ("visibility", "by_address", "listed"),
+    [("private", False, False), ("unlisted", True, False), ("public", True, True)],
 )
 def test_a_list_says_who_sees_it(people, visibility, by_address, listed):
     list_id = new(people["anna"], RICH, visibility=visibility)
@@ -325,4 +335,6 @@ def test_a_deleted_source_leaves_its_lists(api, session):
     removal.remove(session, MODEL, SOURCE)
     session.commit()
     assert indexes(api, list_id) == []
-    assert session.scalar(select(func.count()).select_from(FeatureListItem)) == 1, "until a worker clears the source away"
+    assert session.scalar(select(func.count()).select_from(FeatureListItem)) == 1, (
+        "until a worker clears the source away"
+    )

@@ -40,14 +40,14 @@ from backend.web.pages import (
 from backend.web.pages.scan import ScanContext
 from backend.web.rendering import Renderer, Visitor
 from backend.web.scan_schemas import ScanQuery
-from tests.pages import account_samples, asking_samples, samples, scan_samples, steering_samples
+from tests.pages import account_samples, asking_samples, list_samples, samples, scan_samples, steering_samples
 
 RANGE = ActivationQuery(low=2.5, high=5.0, page=2)
 ANNA = Visitor("anna", is_admin=False, has_accounts=True, form_token="f" * 64)
 STRANGER = Visitor(is_admin=False, can_write=False, has_accounts=True)
-VISITORS = dict.fromkeys(("account", "new-key", "account-problem", "mine"), ANNA) | dict.fromkeys(
-    ("sign-in", "sign-in-again", "set-up", "set-up-password", "unlisted"), STRANGER
-)
+VISITORS = dict.fromkeys(
+    ("account", "new-key", "account-problem", "mine", "list", "lists", "noted"), ANNA
+) | dict.fromkeys(("sign-in", "sign-in-again", "set-up", "set-up-password", "unlisted", "list-of-another"), STRANGER)
 """Who looks at a page, where it is not the operator."""
 FILTERED = FeatureQuery(sort="density", is_descending=True, min_density=0.0001, max_density=0.01, token=' "x')
 NO_WORKER = errors.UnavailableError("No live worker runs.", hint="`eyepiece up` starts one.")
@@ -143,6 +143,7 @@ def pages() -> dict[str, tuple[str, Any]]:
         **account_samples.pages(),
         **steering_samples.pages(),
         **asking_samples.pages(),
+        **list_samples.pages(),
         "error": (
             "pages/error.html",
             failures.ErrorContext("Not found", "No model 'x' is hosted.", (), "See home.", ""),
