@@ -63,10 +63,10 @@ def parameters(shown: Parts) -> dict[str, str]:
     return {"embed": "true"} | hidden | ({"defaulttesttext": shown.test_text} if shown.test_text else {})
 
 
-def code(url: str, title: str, *, width: int = WIDTH, height: int = HEIGHT, shown: Parts = Parts()) -> Markup:
+def code(url: str, title: str, *, width: int = WIDTH, height: int = HEIGHT, shown: Parts = Parts()) -> str:
     """The HTML with which another page shows the page at `url`."""
     frame = Markup('<iframe src="{}" title="{}" width="{}" height="{}" loading="lazy"></iframe>')
-    return frame.format(f"{url}?{urlencode(parameters(shown))}", title, width, height)
+    return str(frame.format(f"{url}?{urlencode(parameters(shown))}", title, width, height))
 
 
 def frameable(response: HTMLResponse) -> HTMLResponse:

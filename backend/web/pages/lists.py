@@ -134,11 +134,11 @@ def comment(session: DbSession, list_id: str, text: Field = "") -> RedirectRespo
     return _to(list_id, "comments")
 
 
-@router.post("/list/{list_id}/comments/{comment_id}/delete")
-def delete_comment(session: DbSession, list_id: str, comment_id: str) -> RedirectResponse:
+@router.post("/list/{list_id}/comments/{list_comment_id}/delete")
+def delete_comment(session: DbSession, list_id: str, list_comment_id: str) -> RedirectResponse:
     """Deletes a comment."""
     feature_lists.get(session, list_id)
-    comments.delete_of_list(session, comment_id)
+    comments.delete_of_list(session, list_comment_id)
     return _to(list_id, "comments")
 
 
