@@ -86,7 +86,9 @@ class _Card:
             self._write((_EDGE, top), "never fires", 58, _MUTED)
         else:
             left = _EDGE + 4.0
-            for token in (self._fonts.token(token) for token in feature.fires_on):
+            for i, whole in enumerate(feature.fires_on):
+                token = self._fonts.token(whole)
+                token = self._fit(token, 50, room - 8) if i == 0 else token
                 width = self._width(token, 50)
                 if left + width > WIDTH - _EDGE:
                     break
