@@ -22,6 +22,7 @@ from backend.services import access, catalog, feature_addresses, written_text
 from backend.services.access import VISIBILITIES
 from backend.services.visibility import addressed, is_own, unrestricted
 
+AnySelect = Select[*tuple[Any, ...]]
 MOST_NAME, MOST_DESCRIPTION, MOST_TEST_TEXT = 200, 4_000, 500
 """Characters; Neuronpedia's too of a test text (hijohnnylin/neuronpedia at ebb8426f, `apps/webapp/lib/utils/list.ts`)."""
 MOST_ITEMS = 10_000
@@ -214,18 +215,18 @@ _LIST_COLUMNS = (
     FeatureList.description.label("about"), FeatureList.default_test_text, FeatureList.visibility,
     FeatureList.created_at, FeatureList.updated_at, _N_ITEMS.label("n_items"),
 )  # fmt: skip
-_LISTS: Select[Any] = select(*_LIST_COLUMNS).outerjoin(*_OWNER)
+_LISTS: AnySelect = select(*_LIST_COLUMNS).outerjoin(*_OWNER)
 # A row has a method `index`, so the column of that name is read under another.
 _ITEM_COLUMNS = (
     FeatureListItem.list_id, Source.model_id, Source.name.label("source"), FeatureListItem.index.label("number"),
     FeatureListItem.description.label("why"), FeatureListItem.added_at,
 )  # fmt: skip
-_ITEMS: Select[Any] = (
+_ITEMS: AnySelect = (
     select(*_ITEM_COLUMNS).join(Source, Source.id == FeatureListItem.source_id).where(Source.model_id.is_not(None))
 )
 
 
-def _as_shown(session: Session, view: ListView, query: Select[Any]) -> Select[Any]:
+def _as_shown(session: Session, view: ListView, query: AnySelect) -> AnySelect:
     is_own_list = access.owns(access.viewer_of(session), view.owner_id)
     return query if view.visibility == "public" and not is_own_list else addressed(query)
 
