@@ -11,6 +11,7 @@ import pytest
 import requests
 import uvicorn
 
+from backend.web import rendering
 from tests import hosted
 from tests.hosted import MODEL, RICH, SOURCE
 from tests.stand_in import redis_url as redis_url
@@ -168,7 +169,10 @@ def test_saelens_makes_a_list_with_features(saelens, monkeypatch):
         saelens.make_neuronpedia_list_with_features("any", " ", features)
 
 
-def test_saelens_links_to_a_quick_list(saelens, monkeypatch):
+def test_saelens_links_to_a_quick_list(saelens, app, tmp_path, monkeypatch):
+    built = {"main.js": "main-1.js", "main.css": "main-2.css", "icon.svg": "icon.svg"}
+    (tmp_path / "manifest.json").write_text(json.dumps(built))
+    app.state.renderer = rendering.Renderer(tmp_path)
     monkeypatch.setattr(saelens.webbrowser, "open", lambda url: None)
     metadata = SimpleNamespace(neuronpedia_id=f"{MODEL}/{SOURCE}", model_name=MODEL)
     sae = SimpleNamespace(cfg=SimpleNamespace(metadata=metadata))

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from backend.db.tables import Account, FeatureList, FeatureListItem, Source
-from backend.services import feature_lists, removal
+from backend.services import access, feature_lists, removal, visibility
 from backend.web import list_schemas, schemas
 from tests import hosted
 from tests.hosted import DEAD, MODEL, RICH, SINGLE, SOURCE
@@ -306,6 +306,17 @@ def test_an_item_is_there_for_those_who_see_its_source(people, session, of_list,
         assert bool(people[who].get(f"{ORIGIN}/api/list/{list_id}/export").json()) == sees
     for who in ("anna", "admin"):
         assert indexes(people[who], list_id) == ["1"]
+
+
+def test_a_list_counts_what_its_reader_sees(site, session, people):
+    list_id = new(people["anna"], RICH, SINGLE, visibility="public")
+    session.execute(update(Source).values(visibility="private"))
+    session.commit()
+    counts = {}
+    for who, viewer in (("nobody", access.NOBODY), ("operator", access.OPERATOR)):
+        visibility.see_as(session, viewer)
+        counts[who] = [(view.id, view.n_items) for view in feature_lists.public(session, n=10)]
+    assert counts == {"nobody": [(list_id, 0)], "operator": [(list_id, 2)]}
 
 
 def test_comments_are_deleted_by_who_wrote_them_or_whose_list_it_is(people):
