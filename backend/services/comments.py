@@ -22,6 +22,9 @@ LEAST, LEAST_OF_LIST, MOST = 5, 2, 1024
 """Characters; Neuronpedia's (hijohnnylin/neuronpedia at ebb8426f, `apps/webapp/app/api/comment/new/route.tsx` and
 `.../list/comment/new/route.tsx`), which has no upper bound on comments of lists."""
 
+MOST_SHOWN = 500
+"""Of one feature or list."""
+
 
 @dataclass(frozen=True, slots=True)
 class CommentView:
@@ -37,21 +40,21 @@ class CommentView:
 
 
 def of_feature(session: Session, ref: FeatureRef) -> tuple[CommentView, ...]:
-    """Comments on a feature, the oldest first; one statement."""
+    """The newest `MOST_SHOWN` comments on a feature, the oldest of them first; one statement."""
     query = _ON_FEATURES.join(Source, Source.id == FeatureComment.source_id).where(
         Source.model_id == catalog.as_key(ref.model),
         Source.name == catalog.as_key(ref.source),
         FeatureComment.index == ref.index,
     )
-    rows = session.execute(addressed(query.order_by(FeatureComment.created_at, FeatureComment.id)))
-    return tuple(_view(row) for row in rows)
+    newest = query.order_by(FeatureComment.created_at.desc(), FeatureComment.id).limit(MOST_SHOWN)
+    return tuple(_view(row) for row in reversed(session.execute(addressed(newest)).all()))
 
 
 def of_list(session: Session, list_id: str) -> tuple[CommentView, ...]:
-    """Comments on a list, the oldest first; one statement."""
+    """The newest `MOST_SHOWN` comments on a list, the oldest of them first; one statement."""
     query = _ON_LISTS.where(ListComment.list_id == list_id)
-    rows = session.execute(addressed(query.order_by(ListComment.created_at, ListComment.id)))
-    return tuple(_view(row) for row in rows)
+    newest = query.order_by(ListComment.created_at.desc(), ListComment.id).limit(MOST_SHOWN)
+    return tuple(_view(row) for row in reversed(session.execute(addressed(newest)).all()))
 
 
 def add_to_feature(session: Session, ref: FeatureRef, text: str) -> CommentView:

@@ -28,6 +28,8 @@ MOST_NAME, MOST_DESCRIPTION, MOST_TEST_TEXT = 200, 4_000, 500
 MOST_ITEMS = 10_000
 MOST_LISTS = 1_000
 """Of an account."""
+MOST_WITH_A_FEATURE = 100
+"""Lists that are named on a feature's page and in its JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ def count(session: Session, view: ListView) -> int:
 
 
 def of_feature(session: Session, ref: FeatureRef) -> tuple[tuple[ListView, ItemView], ...]:
-    """The public lists with a feature and those of who asks, what changed last first; one statement."""
+    """The public lists with a feature and those of who asks, up to `MOST_WITH_A_FEATURE`; what changed last comes first."""
     query = select(*_LIST_COLUMNS, *_ITEM_COLUMNS).join(FeatureListItem, FeatureListItem.list_id == FeatureList.id)
     query = query.join(Source, Source.id == FeatureListItem.source_id).outerjoin(*_OWNER)
     query = query.where(
@@ -146,7 +148,8 @@ def of_feature(session: Session, ref: FeatureRef) -> tuple[tuple[ListView, ItemV
         FeatureListItem.index == ref.index,
         or_(FeatureList.visibility == "public", is_own(access.viewer_of(session), FeatureList.owner_id)),
     )
-    rows = session.execute(addressed(query.order_by(FeatureList.updated_at.desc(), FeatureList.id)))
+    query = query.order_by(FeatureList.updated_at.desc(), FeatureList.id).limit(MOST_WITH_A_FEATURE)
+    rows = session.execute(addressed(query))
     return tuple((_list_view(row), _item_view(row)) for row in rows)
 
 

@@ -8,7 +8,7 @@ not know ignored. How long a text may be is the services' to say. What we send h
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, RootModel
+from pydantic import AliasChoices, BeforeValidator, Field, RootModel
 
 from backend.services.access import Visibility
 from backend.web.live_schemas import SOURCE, Given
@@ -21,6 +21,8 @@ MOST_SHOWN = 300
 
 Text = Annotated[str, Field(max_length=100_000, pattern=r"^[\s\S]*$")]
 """The pattern takes any text; checking it refuses half of a surrogate pair, which cannot be encoded."""
+Seen = Annotated[Visibility, BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)]
+"""As sent, or as we send it: in capitals."""
 RandomId = Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z0-9_-]*$")]
 
 
@@ -39,7 +41,7 @@ class NewListRequest(Given):
     name: Text
     description: Text = ""
     testText: Text = Field("", validation_alias=AliasChoices("testText", "defaultTestText"))
-    visibility: Visibility = Field("unlisted", description="Ours.")
+    visibility: Seen = Field("unlisted", description="Ours.")
 
 
 class NewListWithFeatures(NewListRequest):
@@ -66,7 +68,7 @@ class ListUpdate(ListRequest):
     name: Text
     description: Text = ""
     defaultTestText: Text = Field("", validation_alias=AliasChoices("defaultTestText", "testText"))
-    visibility: Visibility | None = Field(None, description="Ours; as it was unless given.")
+    visibility: Seen | None = Field(None, description="Ours; as it was unless given.")
 
 
 class ListItemRequest(ListRequest):

@@ -82,6 +82,12 @@ def quick(*indexes: int) -> str:
     return f"/quick-list?name=Cats&features={quote(json.dumps(given))}"
 
 
+def open_adding(page) -> None:
+    """It is open already where no list has the feature."""
+    if not page.get_by_label("Name of a new list").is_visible():
+        page.get_by_text("Add to a list").click()
+
+
 @pytest.mark.parametrize("scripts", [True, False])
 def test_a_quick_list_is_saved_commented_on_and_added_to(open_page, scripts):
     page = open_page(quick(RICH), scripts=scripts)
@@ -96,8 +102,7 @@ def test_a_quick_list_is_saved_commented_on_and_added_to(open_page, scripts):
     page.get_by_role("button", name="Add", exact=True).click()
     expect(page.locator(".listed-feature")).to_have_count(2)
     page.goto(f"/{MODEL}/{SOURCE}/{hosted.LAST}")
-    if not page.get_by_label("One of your lists").is_visible():
-        page.get_by_text("Add to a list").click()
+    open_adding(page)
     page.get_by_label("One of your lists").select_option(url.rpartition("/")[2])
     page.locator("form.adding-to").get_by_role("button", name="Add").click()
     page.wait_for_url(url)
@@ -111,6 +116,7 @@ def test_a_feature_is_bookmarked_and_described_in_a_list(open_page):
     page = open_page(FEATURE)
     page.get_by_role("button", name="☆ bookmark").click()
     expect(page.get_by_role("button", name="★ bookmarked")).to_be_visible()
+    open_adding(page)
     page.get_by_label("Name of a new list").fill("One")
     page.get_by_role("button", name="Make it").click()
     page.get_by_text("Say what it is here for").click()
