@@ -23,7 +23,7 @@ from backend.web import callers
 
 logger = logging.getLogger(__name__)
 
-CONTENT_SECURITY_POLICY = "; ".join(
+EMBEDDED_CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
         "script-src 'self'",
@@ -31,11 +31,13 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "img-src 'self' data:",
         "connect-src 'self'",
         "font-src 'self'",
+        "frame-src 'self'",
         "base-uri 'none'",
         "form-action 'self'",
-        "frame-ancestors 'self'",
     )
 )
+"""Of pages that are made to be embedded: any page may frame them, since nothing on them changes anything."""
+CONTENT_SECURITY_POLICY = f"{EMBEDDED_CONTENT_SECURITY_POLICY}; frame-ancestors 'self'"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 READING = frozenset(
     f"/api/{path}"

@@ -17,6 +17,7 @@ from backend.cli import children
 from backend.db.session import transaction
 from backend.db.tables import Feature, Source
 from backend.embedded.data_folder import DataFolder
+from backend.formats import copy_rows
 from backend.settings import Settings
 from backend.web.app import create_app
 from tests import hosted

@@ -5,7 +5,9 @@ from fastapi import APIRouter
 from backend.web import schemas
 from backend.web.api import (
     activation_index,
+    bookmarks,
     catalog,
+    comments,
     corpora,
     explanations,
     features,
@@ -15,6 +17,7 @@ from backend.web.api import (
     imports,
     jobs,
     key_test,
+    lists,
     live,
     looks,
     removal,
@@ -43,6 +46,9 @@ router.include_router(steer.router)
 router.include_router(vectors.router)
 router.include_router(search.router)
 router.include_router(scan.router)
+router.include_router(lists.router)
+router.include_router(comments.router)
+router.include_router(bookmarks.router)
 router.include_router(uploads.router)
 router.include_router(hosting.router)
 router.include_router(corpora.router)

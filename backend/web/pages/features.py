@@ -9,10 +9,12 @@ from markupsafe import Markup
 
 from backend import errors, names
 from backend.formats.dashboards import N_INTERVALS
-from backend.services import catalog, explanations, features
+from backend.services import catalog, explanations, feature_notes, features
+from backend.services.feature_notes import FeatureNotes
 from backend.services.features import FeatureQuery, FeatureView, GroupView
-from backend.web import charts, concordance, links, numerals, rendering
+from backend.web import callers, charts, concordance, embedding, feature_card, links, numerals, rendering
 from backend.web.dependencies import DbSession, Viewing
+from backend.web.embedding import Parts
 from backend.web.pages import explaining, steering, trying
 from backend.web.pages.explaining import ShownExplanation
 
@@ -43,6 +45,20 @@ class ActivationCharts:
 
 
 @dataclass(frozen=True, slots=True)
+class Sharing:
+    """How a feature's page is shown elsewhere."""
+
+    url: str
+    """Of the page, with the site's name; so are the next two."""
+    card_url: str
+    oembed_url: str
+    title: str
+    description: str
+    code: str
+    """To embed it with."""
+
+
+@dataclass(frozen=True, slots=True)
 class FeatureContext:
     """What `pages/feature.html` shows."""
 
@@ -63,6 +79,12 @@ class FeatureContext:
     """The best first."""
     near: Mapping[int, str] = field(default_factory=dict)
     """The best explanation of each neighbour that has one, by index."""
+    notes: FeatureNotes | None = None
+    """None where they are not shown."""
+    sharing: Sharing | None = None
+    """None where the page is not to be shared."""
+    parts: Parts = Parts()  # noqa: RUF009 - frozen
+    """What is shown of it where it is embedded."""
 
     @property
     def headline(self) -> str:
@@ -94,18 +116,36 @@ def show(
     index: int,
     text: trying.Texts = (),
 ) -> HTMLResponse:
-    """The dashboard, with room for what the live worker will say of the texts."""
+    """The dashboard, with room for what the live worker will say of the texts; bare where it is embedded."""
     ref = names.FeatureRef(model, source, index)
     view = features.get(session, ref)
     explained = explaining.shown(viewer, explanations.of_feature(session, ref))
+    page, texts = replace(context(view), explanations=explained), trying.read(text)
+    if embedding.is_asked(request.query_params):
+        parts = embedding.parts(request.query_params)
+        texts = (*texts, *trying.read([parts.test_text])) if parts.test_text else texts
+        response = rendering.respond(request, "pages/embed.html", replace(page, texts=texts, parts=parts))
+        return embedding.frameable(response)
     near = explanations.headlines(session, [replace(ref, index=each.index) for each in view.neighbours])
-    page = replace(
-        context(view),
-        texts=trying.read(text),
-        explanations=explained,
-        near={of.index: said for of, said in near.items()},
-    )
+    page = replace(page, near={of.index: said for of, said in near.items()})
+    site = callers.site_url(request.headers, request.app.state.settings)
+    page = replace(page, texts=texts, notes=feature_notes.of(session, ref), sharing=sharing(view, site))
     return rendering.respond(request, "pages/feature.html", page)
+
+
+def sharing(feature: FeatureView, site: str) -> Sharing:
+    """How the feature's page on `site` is shown elsewhere."""
+    ref = (feature.source.model, feature.source.name, feature.index)
+    url = site + names.feature_url(*ref)
+    title = f"{feature.source.model}/{feature.source.name}/{feature.index}"
+    return Sharing(
+        url=url,
+        card_url=site + links.card_url(*ref),
+        oembed_url=site + links.oembed_url(url),
+        title=title,
+        description=feature_card.description(feature),
+        code=embedding.code(url, title),
+    )
 
 
 def found_url(source: catalog.SourceView, text: str) -> str:

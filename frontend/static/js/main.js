@@ -4,6 +4,7 @@ import { start as adding } from "./adding.js";
 import { start as copy } from "./copy.js";
 import { start as graph } from "./graph.js";
 import { start as explanations } from "./explanations.js";
+import { start as embedding } from "./embedding.js";
 import { start as keys } from "./keys.js";
 import { start as progress } from "./progress.js";
 import { start as readout } from "./readout.js";
@@ -11,6 +12,7 @@ import { start as scan } from "./scan.js";
 import { start as searching } from "./searching.js";
 import { start as steer } from "./steer.js";
 import { start as tokens } from "./steer_readout.js";
+import { start as tested } from "./tested.js";
 import { start as theme } from "./theme.js";
 import { start as trying } from "./trying.js";
 import { start as whitespace } from "./whitespace.js";
@@ -18,6 +20,7 @@ import { start as whitespace } from "./whitespace.js";
 const controllers = {
   adding,
   copy,
+  embedding,
   explanations,
   graph,
   keys,
@@ -26,6 +29,7 @@ const controllers = {
   scan,
   searching,
   steer,
+  tested,
   theme,
   tokens,
   trying,
