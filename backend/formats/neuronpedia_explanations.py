@@ -10,6 +10,7 @@ Keys and types: hijohnnylin/neuronpedia at ebb8426f, `apps/webapp/prisma/schema.
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from backend.names import FeatureRef
 
 MOST_CHARACTERS = 100_000
 """Of an imported description: Postgres makes search words of 1 MB at most."""
+_ID = re.compile(r"[A-Za-z0-9._~-]{1,200}")
 _LARGEST_INDEX = 2**31 - 1
 _SHOWN_CHARACTERS = 40
 
@@ -100,7 +102,7 @@ class ImportedExplanation:
     """What a line of a file says; None: it does not say."""
 
     id: str
-    """Its own, or one that follows from what it says."""
+    """Its own; one that follows from what it says, where it has none or one that no address can hold."""
     index: int
     description: str
     author: str
@@ -130,12 +132,12 @@ def read(row: Mapping[str, object]) -> ImportedExplanation:
         raise _wrong(row, "description", "a text")
     if len(description) > MOST_CHARACTERS:
         raise _wrong(row, "description", f"at most {MOST_CHARACTERS:,} characters")
-    type_name, model_name = _text(row, "typeName"), _text(row, "explanationModelName")
+    type_name, model_name, own = _text(row, "typeName"), _text(row, "explanationModelName"), _text(row, "id")
     cluster = _number(row, "umap_cluster")
     if cluster is not None and abs(cluster) > _LARGEST_INDEX:
         raise _wrong(row, "umap_cluster", f"at most {_LARGEST_INDEX}")
     return ImportedExplanation(
-        id=_text(row, "id") or derived_id(str(index), description, type_name, model_name),
+        id=_id(own) or derived_id(str(index), description, type_name, model_name),
         index=index,
         description=description,
         author=_text(row, "authorId"),
@@ -256,6 +258,10 @@ def _score(explanation_id: str, score: Score) -> Row:
 def _vote(explanation_id: str, vote: Vote) -> Row:
     voter = "" if vote.account_id is None else str(vote.account_id)
     return {"explanationId": explanation_id, "voterId": voter, "createdAt": _time(vote.created_at)}
+
+
+def _id(own: str) -> str:
+    return own if _ID.fullmatch(own) or not own else derived_id(own)
 
 
 def _index(given: Mapping[str, object]) -> int:

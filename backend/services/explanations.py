@@ -158,7 +158,7 @@ def add(session: Session, ref: FeatureRef, given: NewExplanation) -> Explanation
         insert(Explanation).values(
             id=explanation_id, source_id=session.scalars(addressed(of)).one(), index=ref.index,
             description=_description(given.description), author_id=viewer.account_id,
-            type_name=given.type_name, model_name=given.model_name,
+            type_name=_name(given.type_name), model_name=_name(given.model_name),
         )
     )  # fmt: skip
     return get(session, explanation_id)
@@ -282,6 +282,10 @@ def _among(query: AnySelect, refs: Collection[FeatureRef]) -> AnySelect:
 def _as_id(text: str) -> str:
     """`text`, unless no id could be that: Postgres refuses even to compare a NUL."""
     return "" if "\0" in text else text
+
+
+def _name(text: str | None) -> str | None:
+    return (text or "").replace("\0", "␀").strip() or None
 
 
 def _description(text: str) -> str:

@@ -134,6 +134,9 @@ def test_neighbours_and_tables_say_what_features_stand_for(rendered):
     table = rendered("explained-table").one("section", "features")
     assert [th.text for th in table.all("th")][4:] == ["explanation", "fires on", "promotes"]
     assert table.all("tr")[2].all("td")[4].text == explaining_samples.WORDS[2]
+    assert {a.text for a in rendered("explained-table").all("a") if "/api/explanation/export?" in (a.get("href") or "")} == {
+        "CSV", "JSONL"
+    }  # fmt: skip
     assert "explanation" not in [th.text for th in rendered("source").one("section", "features").all("th")]
 
 

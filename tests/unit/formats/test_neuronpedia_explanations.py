@@ -57,6 +57,16 @@ def test_what_is_left_out_is_not_known():
     assert found.id != neuronpedia_explanations.read({"index": 4, "description": "cats"}).id
 
 
+@pytest.mark.parametrize("given", ["a/b", "a b", "", None, "é", "x" * 201])
+def test_an_id_that_no_address_holds_is_replaced_by_another(given):
+    found = read(id=given).id
+    assert found == read(id=given).id != given
+    assert (found == read(id=given, description="dogs").id) == bool(given)
+    assert found.startswith("x")
+    assert len(found) == 33
+    assert read(id="clkht01d4-_.~").id == "clkht01d4-_.~"
+
+
 def test_text_that_postgres_cannot_hold_is_replaced():
     assert read(description="a\0b\ud800").description == "a␀b?"
 
