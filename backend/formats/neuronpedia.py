@@ -257,7 +257,7 @@ def feature_with_relations(feature: Feature, model: Model, source_set: SourceSet
         **neuron(feature),
         "model": model_row(model),
         "source": source_row(feature.source),
-        "sourceSet": source_set_row(source_set, has_dashboards=True),
+        "sourceSet": source_set_row(source_set, has_dashboards=True, can_search=feature.source.has_weights),
         "creator": {"name": ""},
         "lists": [],
         "comments": [],
@@ -271,7 +271,7 @@ def feature_in_list(feature: Feature, model: Model, source_set: SourceSet) -> Ro
     return {
         **neuron(feature),
         "model": model_row(model),
-        "sourceSet": source_set_row(source_set, has_dashboards=True),
+        "sourceSet": source_set_row(source_set, has_dashboards=True, can_search=feature.source.has_weights),
         "activations": activations(feature),
         "explanations": [],
     }
