@@ -278,7 +278,7 @@ def feature_with_relations(
         **_served(neuron(feature)),
         "model": model_row(model),
         "source": source_row(feature.source),
-        "sourceSet": source_set_row(source_set, has_dashboards=True),
+        "sourceSet": source_set_row(source_set, has_dashboards=True, can_search=feature.source.has_weights),
         "creator": {"name": ""},
         "lists": list(lists),
         "comments": list(comments),
@@ -292,7 +292,7 @@ def feature_in_list(feature: Feature, model: Model, source_set: SourceSet, *, ex
     return {
         **_served(neuron(feature)),
         "model": model_row(model),
-        "sourceSet": source_set_row(source_set, has_dashboards=True),
+        "sourceSet": source_set_row(source_set, has_dashboards=True, can_search=feature.source.has_weights),
         "activations": activations(feature),
         "explanations": list(explanations),
     }
