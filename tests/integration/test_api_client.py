@@ -148,6 +148,7 @@ def test_the_client_is_told_why_a_graph_is_refused_and_that_none_is_made_here():
         NPGraphMetadata.generate("tiny", "The cat", "cat")
 
 
+@pytest.mark.usefixtures("server")
 def test_the_client_keeps_lists():
     from neuronpedia.np_list import NPList, NPListItem
 
@@ -203,3 +204,32 @@ def test_saelens_links_to_a_quick_list(saelens, app, tmp_path, monkeypatch):
     assert page.status_code == 200, page.text
     assert "some &amp; others" in page.text
     assert all(f'href="/{MODEL}/{SOURCE}/{index}"' in page.text for index in (RICH, 2))
+
+
+@pytest.mark.usefixtures("server")
+def test_the_client_uploads_features_and_their_activations():
+    from neuronpedia.np_activation import Activation
+    from neuronpedia.np_explanation import Explanation
+    from neuronpedia.np_feature import Feature, Logit
+    from neuronpedia.np_model import Model
+    from neuronpedia.np_source_set import SourceSet
+    from neuronpedia.requests.activation_request import ActivationRequest
+
+    Model.new("toy", layers=2)
+    source = SourceSet.new("mine", "toy").get_source_for_layer_number(1)
+    place = ("toy", source.id, 3)
+    texts = [
+        Activation(*place, ["The", " cat", ""], [0.0, 2.5, 0.25], 3.0, 2.0, 0.5),
+        Activation(*place, ["a", " dog"], [0.0, 1.0]),
+    ]
+    feature = Feature(
+        *place, top_logits=[Logit(" meow", 1.5)], activations=texts, explanations=[Explanation(*place, "cats")]
+    )
+    for _ in range(2):
+        assert source.upload_batch([feature]) == {"message": "1 features created."}
+    found = Feature.get(*place)
+    assert (found.density, [each.text for each in found.explanations]) == (0.0, ["cats"])
+    assert found.activations == texts
+    more = Activation(*place, ["cats"], [9.0])
+    assert ActivationRequest().upload_batch("toy", source.id, "3", [more]) == {"message": "1 activations created."}
+    assert Feature.get(*place).activations == [more, *texts]
