@@ -20,6 +20,8 @@ COPY bin/requirements.py bin/
 
 
 FROM python AS web
+# Letters of pictures of features (backend/web/card_fonts.py); Pillow's own font knows little more than ASCII.
+RUN apt-get update && apt-get install --yes --no-install-recommends fonts-dejavu-core && rm -rf /var/lib/apt/lists/*
 # psutil: the `eyepiece` command, which migrates, imports it.
 RUN python bin/requirements.py web s3 > /tmp/wanted.txt \
     && pip install -c constraints.txt -r /tmp/wanted.txt psutil

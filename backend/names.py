@@ -6,16 +6,18 @@ Parsed once at the edge; inside the code nobody splits strings again. URLs are b
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode
 
 from backend import errors
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _HOOK_POINT = re.compile(r"blocks\.(?P<layer>\d+)\.(?P<place>(?:attn\.|mlp\.|ln1\.|ln2\.)?hook_\w+)")
+_MOST_DIGITS = 9
 RESERVED = frozenset(
     {
         "api", "static", "jobs", "docs", "openapi.json", "definitions", "health", "favicon.ico",
-        "account", "add", "admin", "graph", "graphs", "search", "sign-in", "sign-out", "set-up", "steer",
+        "account", "add", "admin", "explanations", "graph", "graphs", "import", "list", "lists", "oembed", "quick-list",
+        "search", "search-explanations", "sign-in", "sign-out", "set-up", "steer",
     }
 )  # fmt: skip
 """Ids that neither a model nor a source may have: pages of the site, or of a model (`/gpt2-small/search`), are there."""
@@ -32,6 +34,19 @@ class FeatureRef:
     def __str__(self) -> str:
         """The reference as users write it."""
         return f"{self.model}/{self.source}/{self.index}"
+
+
+def parse_feature_ref(text: str) -> FeatureRef:
+    """The feature named by `model/source/index`, or by an address that ends so; raises `InvalidInputError`."""
+    parts = text.strip().partition("?")[0].partition("#")[0].rstrip("/").split("/")[-3:]
+    if len(parts) == 3:
+        model, source, index = (unquote(part) for part in parts)
+        are_names = _NAME.fullmatch(model) and _NAME.fullmatch(source)
+        if are_names and index.isascii() and index.isdigit() and len(index) <= _MOST_DIGITS:
+            return FeatureRef(model, source, int(index))
+    raise errors.InvalidInputError(
+        f"'{text[:200]}' is not the address of a feature.", hint="Write model/source/index, such as gpt2-small/6-res-jb/12345."
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +176,20 @@ def graph_json_url(model: str, slug: str) -> str:
 def graph_put_url(upload_id: str, token: str) -> str:
     """Where the bytes of a graph are put to, by who has the address."""
     return f"/api/graph/put/{upload_id}?{urlencode({'token': token})}"
+
+
+def explanations_url(
+    words: str = "", *, model: str = "", sources: Iterable[str] = (), release: str = "", offset: int = 0
+) -> str:
+    """The search by the words of explanations; what is left out is not in the address, so that it stays short."""
+    given = [("q", words), ("modelId", model), ("sources", ",".join(sources)), ("releaseName", release)]
+    given = [(key, value) for key, value in (*given, ("offset", str(offset or ""))) if value]
+    return "/search-explanations" + (f"?{urlencode(given, safe=',')}" if given else "")
+
+
+def list_url(list_id: str) -> str:
+    """The page of a list of features."""
+    return f"/list/{quote(list_id)}"
 
 
 def set_up_url(token: str) -> str:

@@ -15,9 +15,9 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Context, Corpus, Dashboard, Feature, Revision, Source, Vocabulary
 from backend.db.tables import Model as ModelRow
-from backend.formats import dashboards, look, quality
+from backend.formats import copy_rows, dashboards, look, quality
 from backend.formats.dashboards import Examples, LogitLens, Moments
-from backend.services import catalog, ingest
+from backend.services import catalog
 
 MODEL = "tiny-model"
 SOURCE = "2-tiny-sae"
@@ -148,7 +148,7 @@ def add_feature(session: Session, revision_id: int, made: dashboards.Dashboard) 
         "fires_on": [TEXTS[token] for token in made.top_tokens],
         "promotes": [] if lens is None else [TEXTS[token] for token in lens.top_tokens],
     }
-    row["token_texts"] = ingest.token_texts([*row["fires_on"], *row["promotes"]])
+    row["token_texts"] = copy_rows.token_texts([*row["fires_on"], *row["promotes"]])
     session.execute(insert(Feature).values(revision_id=revision_id, index=made.index, **row))
     packed = dashboards.pack(made)
     session.execute(insert(Dashboard).values(revision_id=revision_id, index=made.index, packed=packed))

@@ -30,6 +30,7 @@ def served(app: FastAPI) -> Iterator[int]:
 
 def lead(monkeypatch: pytest.MonkeyPatch, host: str, port: int, to: int) -> None:
     """From now on requests to that host and port reach `to` on this machine, as if a name server said so."""
+    monkeypatch.setenv("no_proxy", "*")
     connect = urllib3.util.connection.create_connection
 
     def redirected(address, *args, **kwargs):

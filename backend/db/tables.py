@@ -682,3 +682,84 @@ class Subgraph(Base):
     """Keys of Neuronpedia's: pinnedIds, supernodes, clerps, pruningThreshold, densityThreshold."""
     created_at: Mapped[datetime] = mapped_column(server_default=_now)
     updated_at: Mapped[datetime] = mapped_column(server_default=_now)
+
+
+class FeatureList(Base):
+    """A list of features somebody keeps."""
+
+    __tablename__ = "feature_list"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    """128 random bits, URL-safe."""
+    owner_id: Mapped[int | None] = mapped_column(ForeignKey("account.id", ondelete="CASCADE"), index=True)
+    """NULL: the host's operator, in `open` mode. So is an author below."""
+    name: Mapped[str]
+    description: Mapped[str] = mapped_column(server_default="")
+    default_test_text: Mapped[str] = mapped_column(server_default="")
+    """Tried on each feature by who opens the list; empty: none."""
+    visibility: Mapped[str] = mapped_column(server_default="unlisted")
+    """As of a source."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    """When it or one of its items was last changed; comments leave it alone."""
+
+
+class FeatureListItem(Base):
+    """A feature in a list."""
+
+    __tablename__ = "feature_list_item"
+    __table_args__ = (Index("feature_list_item_feature", "source_id", "index"),)
+
+    list_id: Mapped[str] = mapped_column(ForeignKey("feature_list.id", ondelete="CASCADE"), primary_key=True)
+    source_id: Mapped[int] = mapped_column(ForeignKey("source.id", ondelete="CASCADE"), primary_key=True)
+    index: Mapped[int] = mapped_column(primary_key=True)
+    description: Mapped[str] = mapped_column(server_default="")
+    position: Mapped[int] = mapped_column(BigInteger, Identity(always=True))
+    """The order of adding, over all lists."""
+    added_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class ListComment(Base):
+    """What somebody said of a list."""
+
+    __tablename__ = "list_comment"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    """128 random bits, URL-safe."""
+    list_id: Mapped[str] = mapped_column(ForeignKey("feature_list.id", ondelete="CASCADE"), index=True)
+    author_id: Mapped[int | None] = mapped_column(ForeignKey("account.id", ondelete="CASCADE"), index=True)
+    text: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class FeatureComment(Base):
+    """What somebody said of a feature."""
+
+    __tablename__ = "feature_comment"
+    __table_args__ = (Index("feature_comment_feature", "source_id", "index"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    """128 random bits, URL-safe."""
+    source_id: Mapped[int] = mapped_column(ForeignKey("source.id", ondelete="CASCADE"))
+    index: Mapped[int]
+    author_id: Mapped[int | None] = mapped_column(ForeignKey("account.id", ondelete="CASCADE"), index=True)
+    text: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class Bookmark(Base):
+    """A feature somebody wants to find again; nobody else sees it."""
+
+    __tablename__ = "bookmark"
+    __table_args__ = (
+        UniqueConstraint("owner_id", "source_id", "index", postgresql_nulls_not_distinct=True),
+        Index("bookmark_source", "source_id"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    """128 random bits, URL-safe."""
+    owner_id: Mapped[int | None] = mapped_column(ForeignKey("account.id", ondelete="CASCADE"))
+    """NULL: the host's operator, in `open` mode."""
+    source_id: Mapped[int] = mapped_column(ForeignKey("source.id", ondelete="CASCADE"))
+    index: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())

@@ -267,17 +267,26 @@ def file_activations(feature: Feature) -> list[Row]:
 
 
 def feature_with_relations(
-    feature: Feature, model: Model, source_set: SourceSet, *, explanations: Sequence[Row] = ()
+    feature: Feature,
+    model: Model,
+    source_set: SourceSet,
+    *,
+    explanations: Sequence[Row] = (),
+    lists: Sequence[Row] = (),
+    comments: Sequence[Row] = (),
 ) -> Row:
-    """What `GET /api/feature/{model}/{source}/{index}` answers; explanations are rows of `neuronpedia_explanations`."""
+    """What `GET /api/feature/{model}/{source}/{index}` answers.
+
+    Explanations are rows of `neuronpedia_explanations`; rows of lists and comments are given as they are sent.
+    """
     return {
         **_served(neuron(feature)),
         "model": model_row(model),
         "source": source_row(feature.source),
-        "sourceSet": source_set_row(source_set, has_dashboards=True),
+        "sourceSet": source_set_row(source_set, has_dashboards=True, can_search=feature.source.has_weights),
         "creator": {"name": ""},
-        "lists": [],
-        "comments": [],
+        "lists": list(lists),
+        "comments": list(comments),
         "activations": activations(feature),
         "explanations": list(explanations),
     }
@@ -288,7 +297,7 @@ def feature_in_list(feature: Feature, model: Model, source_set: SourceSet, *, ex
     return {
         **_served(neuron(feature)),
         "model": model_row(model),
-        "sourceSet": source_set_row(source_set, has_dashboards=True),
+        "sourceSet": source_set_row(source_set, has_dashboards=True, can_search=feature.source.has_weights),
         "activations": activations(feature),
         "explanations": list(explanations),
     }

@@ -9,12 +9,15 @@ Keys and types: hijohnnylin/neuronpedia at ebb8426f, `apps/webapp/prisma/schema.
 """
 
 import hashlib
-import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
+
+import numpy as np
+import orjson
 
 from backend import errors
 from backend.formats.neuronpedia import Row
@@ -22,6 +25,7 @@ from backend.names import FeatureRef
 
 MOST_CHARACTERS = 100_000
 """Of an imported description: Postgres makes search words of 1 MB at most."""
+_ID = re.compile(r"[A-Za-z0-9._~-]{1,200}")
 _LARGEST_INDEX = 2**31 - 1
 _SHOWN_CHARACTERS = 40
 
@@ -98,7 +102,7 @@ class ImportedExplanation:
     """What a line of a file says; None: it does not say."""
 
     id: str
-    """Its own, or one that follows from what it says."""
+    """Its own; one that follows from what it says, where it has none or one that no address can hold."""
     index: int
     description: str
     author: str
@@ -113,6 +117,7 @@ class ImportedExplanation:
     umap_cluster: int | None
     umap_log_feature_sparsity: float | None
     embedding: tuple[float, ...] | None
+    """fp32 exactly."""
     embedding_model: str | None
     created_at: datetime | None
 
@@ -127,12 +132,12 @@ def read(row: Mapping[str, object]) -> ImportedExplanation:
         raise _wrong(row, "description", "a text")
     if len(description) > MOST_CHARACTERS:
         raise _wrong(row, "description", f"at most {MOST_CHARACTERS:,} characters")
-    type_name, model_name = _text(row, "typeName"), _text(row, "explanationModelName")
+    type_name, model_name, own = _text(row, "typeName"), _text(row, "explanationModelName"), _text(row, "id")
     cluster = _number(row, "umap_cluster")
     if cluster is not None and abs(cluster) > _LARGEST_INDEX:
         raise _wrong(row, "umap_cluster", f"at most {_LARGEST_INDEX}")
     return ImportedExplanation(
-        id=_text(row, "id") or derived_id(str(index), description, type_name, model_name),
+        id=_id(own) or derived_id(str(index), description, type_name, model_name),
         index=index,
         description=description,
         author=_text(row, "authorId"),
@@ -255,6 +260,10 @@ def _vote(explanation_id: str, vote: Vote) -> Row:
     return {"explanationId": explanation_id, "voterId": voter, "createdAt": _time(vote.created_at)}
 
 
+def _id(own: str) -> str:
+    return own if _ID.fullmatch(own) or not own else derived_id(own)
+
+
 def _index(given: Mapping[str, object]) -> int:
     """Files have it as a number or as text."""
     index = given.get("index")
@@ -285,22 +294,22 @@ def _number(given: Mapping[str, object], key: str) -> float | None:
 
 
 def _embedding(given: Mapping[str, object]) -> tuple[float, ...] | None:
-    """A list, or a text that holds one as JSON."""
-    embedding = given.get("embedding")
-    if isinstance(embedding, str):
-        try:
-            embedding = json.loads(embedding) if embedding.strip() else None
-        except ValueError as error:
-            raise _wrong(given, "embedding", "a list of numbers, or a text that holds one") from error
-    if embedding is None or embedding == []:
-        return None
-    if not isinstance(embedding, list) or not all(_is_finite(each) for each in embedding):
-        raise _wrong(given, "embedding", "a list of numbers, or a text that holds one")
-    return tuple(float(each) for each in embedding)
-
-
-def _is_finite(number: object) -> bool:
-    return isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
+    """A list, or a text that holds one as JSON; rounded to fp32."""
+    embedding, expected = given.get("embedding"), "a list of numbers that fp32 can hold, or a text with such a list"
+    try:
+        if isinstance(embedding, str):
+            embedding = orjson.loads(embedding) if embedding.strip() else None
+        if embedding is None or embedding == []:
+            return None
+        if not isinstance(embedding, list) or not all(type(each) in (int, float) for each in embedding):
+            raise _wrong(given, "embedding", expected)
+        with np.errstate(over="ignore"):
+            numbers = np.array(embedding, np.float32)
+    except (ValueError, OverflowError) as error:
+        raise _wrong(given, "embedding", expected) from error
+    if not np.isfinite(numbers).all():
+        raise _wrong(given, "embedding", expected)
+    return tuple(numbers.tolist())
 
 
 def _moment(given: Mapping[str, object]) -> datetime | None:

@@ -5,11 +5,12 @@ file is imported into two sources, the row gets one that follows from both: alwa
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import and_, func, select, tuple_
-from sqlalchemy.dialects.postgresql import insert
+import orjson
+from sqlalchemy import Text, and_, cast, column, func, literal, null, select, tuple_
+from sqlalchemy.dialects.postgresql import JSON, insert
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Explanation, Source
@@ -21,6 +22,7 @@ from backend.services.explanations import ExplanationView
 from backend.services.visibility import addressed, unrestricted
 
 N_PER_READ = 1_000
+_FIELDS = tuple(field.name for field in fields(ImportedExplanation))
 Place = tuple[int, str]
 """Index of a feature and id of an explanation: the order of exports."""
 
@@ -67,10 +69,17 @@ def every(session: Session, model: str, source: str) -> Iterator[ExportedExplana
 
 
 def read(
-    session: Session, model: str, source: str, *, after: Place | None = None, n: int = N_PER_READ
+    session: Session,
+    model: str,
+    source: str,
+    *,
+    after: Place | None = None,
+    n: int = N_PER_READ,
+    with_embeddings: bool = True,
 ) -> tuple[ExportedExplanation, ...]:
     """The next `n` explanations of a source; one statement, so that nobody holds a connection while a reader is slow."""
-    query = explanations.EXPLANATIONS.add_columns(Explanation.embedding, Explanation.embedding_model)
+    embedding = Explanation.embedding if with_embeddings else null().label("embedding")
+    query = explanations.EXPLANATIONS.add_columns(embedding, Explanation.embedding_model)
     query = query.where(Source.model_id == as_key(model), Source.name == as_key(source))
     if after is not None:
         query = query.where(tuple_(Explanation.index, Explanation.id) > after)
@@ -97,23 +106,27 @@ def _with_ids(session: Session, source_id: int, given: list[ImportedExplanation]
 
 
 def _values(source_id: int, explanation_id: str, each: ImportedExplanation) -> dict[str, Any]:
-    embedding = None if each.embedding is None else list(each.embedding)
-    return asdict(each) | {"id": explanation_id, "source_id": source_id, "embedding": embedding}
+    return {name: getattr(each, name) for name in _FIELDS} | {"id": explanation_id, "source_id": source_id}
 
 
 def _write(session: Session, rows: list[dict[str, Any]], *, has_time: bool) -> None:
-    """Where a row does not say when it was made, it is made now, and one that is there keeps its time.
+    """One statement; Postgres takes the rows apart, which is some five times faster than as many parameters.
 
-    A row that says what is there already is left as it is.
+    Where a row does not say when it was made, it is made now, and one that is there keeps its time. A row that says what is
+    there already is left as it is.
     """
-    if not has_time:
-        rows = [{key: value for key, value in row.items() if key != "created_at"} for row in rows]
-    added = insert(Explanation)
-    changed = {key: added.excluded[key] for key in rows[0] if key not in ("id", "source_id")}
-    differs = tuple_(*(getattr(Explanation, key) for key in changed)).is_distinct_from(tuple_(*changed.values()))
+    names = [name for name in rows[0] if has_time or name != "created_at"]
+    given = (
+        func.json_to_recordset(cast(literal(orjson.dumps(rows).decode(), Text), JSON))
+        .table_valued(*(column(name, Explanation.__table__.c[name].type) for name in names))
+        .render_derived(name="given", with_types=True)
+    )
+    added = insert(Explanation).from_select(names, select(*(given.c[name] for name in names)))
+    changed = {name: added.excluded[name] for name in names if name not in ("id", "source_id")}
+    differs = tuple_(*(getattr(Explanation, name) for name in changed)).is_distinct_from(tuple_(*changed.values()))
     merged = added.on_conflict_do_update(
         index_elements=[Explanation.id],
         set_=changed | {"updated_at": func.clock_timestamp()},
         where=and_(Explanation.source_id == added.excluded.source_id, differs),
     )
-    session.execute(merged, rows)
+    session.execute(merged)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, Select, Text, and_, cast, func, select, update
+from sqlalchemy import Integer, Select, SQLColumnExpression, Text, and_, cast, func, select, update
 from sqlalchemy import delete as deletion
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, aggregate_order_by, insert
 from sqlalchemy.orm import Session
@@ -26,6 +26,7 @@ from backend.services.visibility import addressed
 MOST_CHARACTERS = 4_000
 """Of a description that is written here."""
 _N_ID_BYTES = 16
+AnySelect = Select[*tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,7 @@ def add(session: Session, ref: FeatureRef, given: NewExplanation) -> Explanation
         insert(Explanation).values(
             id=explanation_id, source_id=session.scalars(addressed(of)).one(), index=ref.index,
             description=_description(given.description), author_id=viewer.account_id,
-            type_name=given.type_name, model_name=given.model_name,
+            type_name=_name(given.type_name), model_name=_name(given.model_name),
         )
     )  # fmt: skip
     return get(session, explanation_id)
@@ -236,7 +237,7 @@ _n_votes = (
     .correlate(Explanation)
     .scalar_subquery()
 )
-BEST_FIRST: Sequence[ColumnElement[Any]] = (
+BEST_FIRST: Sequence[SQLColumnExpression[Any]] = (
     _n_votes.desc(),
     Explanation.score_v2.desc().nulls_last(),
     Explanation.score_v1.desc().nulls_last(),
@@ -245,7 +246,7 @@ BEST_FIRST: Sequence[ColumnElement[Any]] = (
 )
 """How the explanations of a feature are ordered."""
 # Columns, not entities: a session that holds a row as an object would go on showing it as it was.
-EXPLANATIONS = (
+EXPLANATIONS: AnySelect = (
     select(
         Explanation.id, Source.model_id.label("model"), Source.name.label("source"), Explanation.index.label("feature"),
         Explanation.description, Explanation.author_id, func.coalesce(Account.name, Explanation.author).label("author"),
@@ -262,7 +263,7 @@ EXPLANATIONS = (
 """Explanations of sources that are not deleted, as `view` reads them."""
 
 
-def _among(query: Select[Any], refs: Collection[FeatureRef]) -> Select[Any]:
+def _among(query: AnySelect, refs: Collection[FeatureRef]) -> AnySelect:
     """The query for the features named: a join, so that each is looked up in the index however many they are."""
     models, sources, indexes = (
         [as_key(ref.model) for ref in refs],
@@ -281,6 +282,10 @@ def _among(query: Select[Any], refs: Collection[FeatureRef]) -> Select[Any]:
 def _as_id(text: str) -> str:
     """`text`, unless no id could be that: Postgres refuses even to compare a NUL."""
     return "" if "\0" in text else text
+
+
+def _name(text: str | None) -> str | None:
+    return (text or "").replace("\0", "␀").strip() or None
 
 
 def _description(text: str) -> str:

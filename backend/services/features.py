@@ -108,11 +108,11 @@ def several(
 ) -> tuple[FeatureView | None, ...]:
     """The features named, in their order, each with its first `n_examples` top contexts; None where there is no dashboard.
 
-    With `n_examples` None each has all of its contexts.
-
-    Four statements for any number of features and sources of a model on one corpus. The features beside each are not
-    looked for.
+    With `n_examples` None each has all of its contexts. Four statements for any number of features and sources of a model
+    on one corpus, none for no features. The features beside each are not looked for.
     """
+    if not refs:
+        return ()
     names: dict[str, set[str]] = {}
     for ref in refs:
         names.setdefault(ref.model, set()).add(ref.source)

@@ -1,13 +1,15 @@
 """Features of several sources in a line each, as lists show them beside one another."""
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Dashboard, Feature
 from backend.formats import dashboards
+from backend.names import FeatureRef
+from backend.services import explanations
 from backend.services.catalog import SourceView
 
 
@@ -24,6 +26,8 @@ class SummaryView:
     """The most negative activation; 0 for features that are never negative."""
     fires_on: tuple[str, ...]
     promotes: tuple[str, ...]
+    explanation: str = ""
+    """The best there is; empty where there is none, or nobody asked for it."""
 
     @property
     def label(self) -> str:
@@ -56,6 +60,13 @@ def of(session: Session, wanted: Collection[tuple[SourceView, int]]) -> dict[tup
         )
         for row in rows
     }  # fmt: skip
+
+
+def explained(session: Session, found: Mapping[tuple[str, int], SummaryView]) -> dict[tuple[str, int], SummaryView]:
+    """The features with their best explanations; one statement, or none."""
+    refs = {key: FeatureRef(view.source.model, view.source.name, view.index) for key, view in found.items()}
+    said = explanations.headlines(session, refs.values())
+    return {key: replace(view, explanation=said.get(refs[key], "")) for key, view in found.items()}
 
 
 def _lowest(session: Session, keys: Collection[tuple[int, int]]) -> dict[tuple[int, int], float]:

@@ -6,9 +6,10 @@ those who see all of its sources in lists (its number is easily guessed, so it m
 somebody owns they always see; an upload nobody else does, and a vector nobody else in lists: by its address it is there
 for those who see its model in lists. A steering run, whoever's, is there for those who may see all its sources, or its
 model where it has none. An explanation is there for those who see its source. An attribution graph is public, unlisted
-or private by itself, as a source is; its file on the way here, and what somebody saved of it, is nobody else's.
-Features, dashboards and contexts are only reached through their source or corpus, scores and votes through their
-explanation.
+or private by itself, as a source is; its file on the way here, and what somebody saved of it, is nobody else's. A list
+of features says itself who sees it, as a source does; what is in it, and all comments and bookmarks, are there for those
+who see what they are about. Features, dashboards and contexts are only reached through their source or corpus, scores
+and votes through their explanation.
 
 Statements leave unlisted things out unless they say `addressed`, so a new list cannot forget to. Raw SQL and statements
 over tables are not restricted, nor are commands and workers, whose sessions have no viewer.
@@ -16,17 +17,37 @@ over tables are not restricted, nor are commands and workers, whose sessions hav
 
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import ColumnElement, Executable, Select, Table, and_, any_, event, exists, func, literal, or_, select
-from sqlalchemy.orm import ORMExecuteState, Session, sessionmaker, with_loader_criteria
+from sqlalchemy import (
+    ColumnElement,
+    Executable,
+    Select,
+    Table,
+    and_,
+    any_,
+    event,
+    exists,
+    false,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+)
+from sqlalchemy.orm import InstrumentedAttribute, ORMExecuteState, Session, sessionmaker, with_loader_criteria
 from sqlalchemy.sql.base import ExecutableOption
 
 from backend.db.tables import (
+    Bookmark,
     Corpus,
     Explanation,
+    FeatureComment,
+    FeatureList,
+    FeatureListItem,
     Graph,
     GraphUpload,
     Job,
     JobSource,
+    ListComment,
     Model,
     Release,
     Revision,
@@ -69,6 +90,13 @@ def unrestricted(statement: S) -> S:
     return statement.execution_options(**{_OPTION: "unrestricted"})
 
 
+def is_own(viewer: Viewer, owner: InstrumentedAttribute[int | None]) -> ColumnElement[bool]:
+    """Rows of the viewer's own, for lists of them: an admin's are not everybody's. In `open` mode all there are."""
+    if viewer.account_id is None:
+        return true() if viewer.is_admin else false()
+    return owner == viewer.account_id
+
+
 @event.listens_for(Session, "do_orm_execute")
 def _restrict(state: ORMExecuteState) -> None:
     viewer = access.viewer_of(state.session)
@@ -98,6 +126,11 @@ def _rules(me: int, seen: tuple[str, ...]) -> tuple[ExecutableOption, ...]:
         with_loader_criteria(Graph, lambda graph: _is_seen(graph, me, seen), include_aliases=True),
         with_loader_criteria(GraphUpload, lambda upload: upload.owner_id == me, include_aliases=True),
         with_loader_criteria(Subgraph, lambda saved: saved.owner_id == me, include_aliases=True),
+        with_loader_criteria(FeatureList, lambda of: _is_list_seen(of, me, seen), include_aliases=True),
+        with_loader_criteria(FeatureListItem, lambda item: _is_item_seen(item, me, seen), include_aliases=True),
+        with_loader_criteria(ListComment, lambda said: _is_of_seen_list(said, me, seen), include_aliases=True),
+        with_loader_criteria(FeatureComment, lambda said: _is_of_seen_source(said, me, seen), include_aliases=True),
+        with_loader_criteria(Bookmark, lambda of: _is_bookmark_seen(of, me), include_aliases=True),
     )
 
 
@@ -106,12 +139,13 @@ def _table(entity: Any) -> Table:
     return cast(Table, entity.__table__)
 
 
-_source, _revision, _of_job, _model, _set = (
+_source, _revision, _of_job, _model, _set, _list = (
     _table(Source).alias("seen"),
     _table(Revision).alias("made"),
     _table(JobSource).alias("of"),
     _table(Model).alias("within"),
     _table(SourceSet).alias("released"),
+    _table(FeatureList).alias("listed"),
 )
 _s = _source.c
 
@@ -162,10 +196,31 @@ def _is_run_seen(run: Any, me: int, seen: tuple[str, ...]) -> ColumnElement[bool
     return and_(n_seen == n_sources, or_(n_sources > 0, _is_of_listed_model(run, me)))
 
 
+def _is_list_seen(of: Any, me: int, seen: tuple[str, ...]) -> ColumnElement[bool]:
+    return or_(of.visibility.in_(seen), of.owner_id.is_not_distinct_from(me))
+
+
+def _is_item_seen(item: Any, me: int, seen: tuple[str, ...]) -> ColumnElement[bool]:
+    return and_(_is_of_seen_list(item, me, seen), _is_of_seen_source(item, me, seen))
+
+
+def _is_of_seen_list(of: Any, me: int, seen: tuple[str, ...]) -> ColumnElement[bool]:
+    return _some(_list.c.id == of.list_id, _is_list_seen(_list.c, me, seen))
+
+
+def _is_of_seen_source(of: Any, me: int, seen: tuple[str, ...]) -> ColumnElement[bool]:
+    return _some(_s.id == of.source_id, _is_seen(_s, me, seen))
+
+
+def _is_bookmark_seen(of: Any, me: int) -> ColumnElement[bool]:
+    """Whoever made it had the source's address."""
+    return and_(of.owner_id == me, _is_of_seen_source(of, me, REACHABLE))
+
+
 def _is_of_listed_model(of: Any, me: int) -> ColumnElement[bool]:
     is_own = exists().where(_model.c.id == of.model_id, _model.c.owner_id == me).correlate_except(_model)
     return or_(_some(_s.model_id == of.model_id, _is_seen(_s, me, PUBLIC)), is_own)
 
 
 def _some(*criteria: ColumnElement[bool]) -> ColumnElement[bool]:
-    return exists().where(*criteria).correlate_except(_source, _revision, _of_job, _set)
+    return exists().where(*criteria).correlate_except(_source, _revision, _of_job, _set, _list)

@@ -31,12 +31,18 @@ from backend.web.pages import (
     adding,
     admin,
     deletion,
+    explaining,
+    explanation_search,
     failures,
+    feature_notes,
     features,
     graphs,
     home,
     jobs,
+    lists,
     models,
+    previews,
+    quick_list,
     rerun,
     scan,
     sources,
@@ -104,8 +110,8 @@ def _application(settings: Settings) -> FastAPI:
     app.include_router(routes.router)
     app.include_router(failures.router)
     pages = (
-        home, account, adding, admin, jobs, steering, steered, graphs, text_search, trying, features, activations, scan, deletion,
-        rerun, sources, models,
+        home, account, adding, admin, jobs, explanation_search, explaining, lists, quick_list, previews, steering, steered,
+        graphs, text_search, trying, features, feature_notes, activations, scan, deletion, rerun, sources, models,
     )  # fmt: skip
     for page in pages:
         app.include_router(page.router, dependencies=[Depends(forms.check_token)])

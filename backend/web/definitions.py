@@ -49,6 +49,15 @@ THINGS = (
         ("A feature is written gpt2-small/6-res-jb/12345: model, source, index.",),
     ),
     Definition(
+        "explanation",
+        "explanation",
+        "What somebody, or some model, says a feature stands for.",
+        (
+            "The best comes first: by votes, then by the scores it was imported with, then the newest. It belongs to the "
+            "source and stays when dashboards are computed again.",
+        ),
+    ),
+    Definition(
         "corpus",
         "corpus",
         "The text the numbers were computed on, tokenised and cut into contexts of fixed length.",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from backend import names
 from backend.services.activation_index import ActivationQuery, CofiringQuery, PairQuery
@@ -135,6 +135,72 @@ def text_results_url(model: str, query: TextQuery = _SEARCH) -> str:
 def source_search_url(model: str, source: str) -> str:
     """The text search over one source."""
     return text_search_url(model, TextQuery(sources=(source,)))
+
+
+def explain_url(model: str, source: str, index: int) -> str:
+    """Where the form for a new explanation of a feature leads."""
+    return f"{names.feature_url(model, source, index)}/explanations"
+
+
+def explanation_url(explanation_id: str, what: str) -> str:
+    """Changes an explanation: `edit`, `delete`, `vote`, `unvote`."""
+    return f"/explanations/{quote(explanation_id, safe='')}/{what}"
+
+
+def explanations_export_url(model: str, source: str, file_format: str) -> str:
+    """A source's explanations as a file."""
+    return f"/api/explanation/export?{urlencode({'modelId': model, 'saeId': source, 'format': file_format})}"
+
+
+def lists_url() -> str:
+    """The reader's lists and bookmarks, and lists for everybody."""
+    return "/lists"
+
+
+def list_page_url(list_id: str, page: int, is_embedded: bool) -> str:
+    """A further page of a list."""
+    query = ({"page": page} if page > 1 else {}) | ({"embed": "true"} if is_embedded else {})
+    return names.list_url(list_id) + (f"?{urlencode(query)}" if query else "")
+
+
+def list_change_url(list_id: str, what: str) -> str:
+    """Changes a list: `edit`, `add`, `describe`, `remove`, `delete`, `comments`."""
+    return f"{names.list_url(list_id)}/{what}"
+
+
+def list_comment_delete_url(list_id: str, comment_id: str) -> str:
+    """Deletes a comment on a list."""
+    return list_change_url(list_id, f"comments/{comment_id}/delete")
+
+
+def list_export_url(list_id: str, format: str) -> str:
+    """A list as a file."""
+    return f"/api{names.list_url(list_id)}/export?{urlencode({'format': format})}"
+
+
+def quick_list_url() -> str:
+    """A list that is not saved; a form sent there saves it."""
+    return "/quick-list"
+
+
+def note_url(model: str, source: str, index: int, what: str) -> str:
+    """Keeps or says something of a feature: `bookmark`, `lists`, `comments`."""
+    return f"{names.feature_url(model, source, index)}/{what}"
+
+
+def comment_delete_url(model: str, source: str, index: int, comment_id: str) -> str:
+    """Deletes a comment on a feature."""
+    return note_url(model, source, index, f"comments/{comment_id}/delete")
+
+
+def card_url(model: str, source: str, index: int) -> str:
+    """A feature as a picture."""
+    return f"{names.feature_url(model, source, index)}/card.png"
+
+
+def oembed_url(url: str) -> str:
+    """How to embed the page at `url`, which names the site."""
+    return f"/oembed?{urlencode({'url': url, 'format': 'json'})}"
 
 
 def definition_url(term: str) -> str:

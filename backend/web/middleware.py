@@ -23,7 +23,7 @@ from backend.web import callers
 
 logger = logging.getLogger(__name__)
 
-CONTENT_SECURITY_POLICY = "; ".join(
+EMBEDDED_CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
         "script-src 'self'",
@@ -31,23 +31,28 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "img-src 'self' data:",
         "connect-src 'self'",
         "font-src 'self'",
+        "frame-src 'self'",
         "base-uri 'none'",
         "form-action 'self'",
-        "frame-ancestors 'self'",
     )
 )
+"""Of pages that are made to be embedded: any page may frame them, since nothing on them changes anything."""
+CONTENT_SECURITY_POLICY = f"{EMBEDDED_CONTENT_SECURITY_POLICY}; frame-ancestors 'self'"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 READING = frozenset(
     f"/api/{path}"
     for path in (
-        "activation/get", "activation/new", "activation/source", "cossim", "features", "features-offset", "global",
-        "model/get", "model/list", "search-all", "search-topk-by-token", "steer-load", "steer/presets", "tokenize",
-        "umap", "vector/get",
+        "activation/get", "activation/new", "activation/source", "cossim", "explanation/search", "explanation/search-all",
+        "explanation/search-model", "explanation/search-release", "features", "features-offset", "global",
+        "graph/features", "graph/subgraph/list", "list/get", "model/get", "model/list", "search-all",
+        "search-topk-by-token", "steer-load", "steer/presets", "tokenize", "umap", "vector/get",
     )
 )  # fmt: skip
 """POST routes of Neuronpedia's that only read: they ask with a body because what they ask for is long."""
 MOST_FORM_BYTES = 2**16
 MOST_JSON_BYTES = 2**23
+MOST_FEATURES_BYTES = 2**26
+"""Of features handed over: 128 of them, each with dozens of texts, are tens of megabytes."""
 LIMIT_REMAINING = "x-limit-remaining"
 """Requests that could be made at once, as Neuronpedia names it."""
 
@@ -247,7 +252,9 @@ def _most_bytes(path: str, content_type: str) -> int | None:
         # A chunk or a file, whatever a program calls its kind; other handlers get a body whole, whatever its kind.
         is_file = path.startswith("/api/uploads/") and "/files/" in path
         is_streamed = is_file or path == "/api/uploads/whole" or path.startswith("/api/graph/put/")
-        return None if is_streamed else MOST_JSON_BYTES
+        if is_streamed:
+            return None
+        return MOST_FEATURES_BYTES if _spelled(path) == "/api/feature/upload-batch" else MOST_JSON_BYTES
     return MOST_FORM_BYTES if kind == "application/x-www-form-urlencoded" else None
 
 

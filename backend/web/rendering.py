@@ -18,7 +18,7 @@ from backend import errors, names
 from backend.services import access
 from backend.services.access import Viewer
 from backend.settings import REPOSITORY, Access, Settings
-from backend.web import charts, definitions, links, numerals, token_text
+from backend.web import charts, definitions, embedding, links, numerals, token_text
 
 TEMPLATES = REPOSITORY / "frontend" / "templates"
 THEMES = frozenset({"light", "dark"})
@@ -60,7 +60,7 @@ class Renderer:
             auto_reload=False,
         )
         self._environment.globals.update(
-            asset=self.asset_url, names=names, links=links, defined=definitions.get, charts=charts
+            asset=self.asset_url, names=names, links=links, defined=definitions.get, charts=charts, embedding=embedding
         )
         self._environment.filters.update(
             count=numerals.count,

@@ -348,6 +348,8 @@ class SourceFacts(Answer):
     config: dict[str, Any]
     visibility: str
     """private, unlisted or public."""
+    has_weights: bool
+    """False: it was imported or only named, so no text can be run on it; what is not known is empty or 0."""
     created_at: datetime
     revision_id: int | None
     corpus: str

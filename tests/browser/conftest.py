@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from sqlalchemy.orm import Session
 
 from backend.formats import messages
-from backend.services import catalog, events, features, filling, inference, jobs
+from backend.services import catalog, events, explanations, feature_notes, features, filling, inference, jobs
 from backend.settings import Settings
 from backend.web.app import create_app
 from backend.web.dependencies import db_session
@@ -88,6 +88,9 @@ def _serve_samples(patch: pytest.MonkeyPatch) -> None:
         return samples.uncomputed_source() if name.startswith("7") else samples.source()
 
     patch.setattr(features, "get", feature)
+    patch.setattr(explanations, "of_feature", lambda *_: ())
+    patch.setattr(explanations, "headlines", lambda *_: {})
+    patch.setattr(feature_notes, "of", lambda *_: feature_notes.FeatureNotes(False, (), (), ()))
     patch.setattr(features, "browse", lambda _, model, source, query: samples.page(query))
     patch.setattr(features, "random_index", lambda *_: 4242)
     patch.setattr(catalog, "source", source)

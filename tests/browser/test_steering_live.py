@@ -17,7 +17,7 @@ from backend.cli import children
 from backend.db.session import transaction
 from backend.db.tables import Feature, Source
 from backend.embedded.data_folder import DataFolder
-from backend.services import ingest
+from backend.formats import copy_rows
 from backend.settings import Settings
 from backend.web.app import create_app
 from tests import hosted
@@ -68,7 +68,7 @@ def add_features(site: Site, source: str) -> None:
         vocabulary_id = hosted.add_vocabulary(session, hosted.TEXTS)
         revision_id = hosted.add_revision(session, source_id, hosted.add_corpus(session, MODEL, vocabulary_id))
         fires_on = [" a", " the"]
-        said = {"fires_on": fires_on, "promotes": [" in"], "token_texts": ingest.token_texts([*fires_on, " in"])}
+        said = {"fires_on": fires_on, "promotes": [" in"], "token_texts": copy_rows.token_texts([*fires_on, " in"])}
         for index in (3, 4):
             feature = {"index": index, "n_firings": 50, "density": 0.01, "max_activation": 2.0, **said}
             session.add(Feature(revision_id=revision_id, **feature))

@@ -16,9 +16,12 @@ from sqlalchemy import select, update
 from backend import names, storage
 from backend.db.tables import (
     Explanation,
+    FeatureComment,
+    FeatureList,
     Graph,
     GraphUpload,
     Job,
+    ListComment,
     Revision,
     SignIn,
     Source,
@@ -28,15 +31,42 @@ from backend.db.tables import (
     Vector,
 )
 from backend.formats import messages, quality
-from backend.services import explanations, inference, ingest, invitations, jobs, steering, subgraphs, uploads, vectors
+from backend.names import FeatureRef
+from backend.services import (
+    comments,
+    explanations,
+    feature_lists,
+    inference,
+    ingest,
+    invitations,
+    jobs,
+    steering,
+    subgraphs,
+    uploads,
+    vectors,
+)
 from tests import graph_samples, hosted, kept
-from tests.signing_in import Person, browser, person, program
+from tests.signing_in import ORIGIN, Person, browser, person, program
 
 KINDS = ("private", "unlisted", "public")
 ACTORS = ("nobody", "other", "owner", "admin")
 PASSED, HIDDEN, SIGN_IN, FORBIDDEN = "passed", "hidden", "sign in", "forbidden"
 
-NAMES = ("model", "source", "name", "job_id", "run_id", "vector", "explanation_id", "slug", "put", "subgraph")
+NAMES = (
+    "model",
+    "source",
+    "name",
+    "job_id",
+    "run_id",
+    "vector",
+    "explanation_id",
+    "slug",
+    "put",
+    "subgraph",
+    "list_id",
+    "comment_id",
+    "list_comment_id",
+)
 """What differs from case to case."""
 
 Outcome = Callable[[str, str], str]
@@ -88,7 +118,7 @@ def add_if_listed(actor: str, kind: str) -> str:
 
 
 def add_by_address(actor: str, kind: str) -> str:
-    """Whoever may see it and is signed in may add to it."""
+    """Whoever reaches it and is signed in may add to it."""
     if not is_reachable(actor, kind):
         return HIDDEN
     return SIGN_IN if actor == "nobody" else PASSED
@@ -135,6 +165,7 @@ FEATURE = {"modelId": "{model}", "source": "{source}", "index": 1}
 STEERING = {"modelId": "{model}", "features": [{"layer": "{source}", "index": 1, "strength": 1}]}
 VECTOR = {"modelId": "{model}", "source": "1-neuronpedia-resid-post", "index": "{vector}"}
 GRAPH = {"modelId": "{model}", "slug": "{slug}"}
+LISTED = {"modelId": "{model}", "layer": "{source}", "index": 1}
 LIVE = frozenset({503})
 """No live worker runs in this test; what is hidden is refused before that is found out."""
 
@@ -161,6 +192,27 @@ RULES: dict[str, Rule] = {
     "GET /{model}/graph": Rule(everybody),
     "GET /{model}/graph/{slug}": Rule(by_address),
     "POST /{model}/graph/{slug}/delete": Rule(change_by_address),
+    "GET /search-explanations": Rule(by_address, query="q=what+explains&modelId={model}&sources={source}"),
+    "POST /{model}/{source}/{index}/explanations": Rule(add_by_address, form={"description": "x"}),
+    "POST /explanations/{explanation_id}/edit": Rule(change_by_address, form={"description": "x"}),
+    "POST /explanations/{explanation_id}/delete": Rule(change_by_address),
+    "POST /explanations/{explanation_id}/vote": Rule(add_by_address),
+    "POST /explanations/{explanation_id}/unvote": Rule(add_by_address),
+    "GET /lists": Rule(everybody),
+    "POST /lists": Rule(signed_in, form={"name": "x"}),
+    "GET /list/{list_id}": Rule(by_address),
+    "POST /list/{list_id}/edit": Rule(change_by_address, form={"name": "x"}),
+    "POST /list/{list_id}/add": Rule(change_by_address, form={"features": "{model}/{source}/2"}),
+    "POST /list/{list_id}/describe": Rule(
+        change_by_address, form={"feature": "{model}/{source}/1", "description": "x"}
+    ),
+    "POST /list/{list_id}/remove": Rule(change_by_address, form={"feature": "{model}/{source}/1"}),
+    "POST /list/{list_id}/delete": Rule(change_by_address),
+    "POST /list/{list_id}/comments": Rule(add_by_address, form={"text": "hello"}),
+    "POST /list/{list_id}/comments/{list_comment_id}/delete": Rule(change_by_address),
+    "GET /quick-list": Rule(everybody, query="name=x"),
+    "POST /quick-list": Rule(signed_in, form={"name": "x"}),
+    "GET /oembed": Rule(by_address, query=f"url={ORIGIN}/{{model}}/{{source}}/1"),
     "GET /{model}": Rule(if_listed),
     "GET /{model}/steer": Rule(if_listed),
     "GET /{model}/search": Rule(if_listed),
@@ -175,6 +227,11 @@ RULES: dict[str, Rule] = {
     "GET /{model}/{source}/find": Rule(by_address, query="q=1"),
     "GET /{model}/{source}/index": Rule(by_address, query="feature=1"),
     "GET /{model}/{source}/{index}": Rule(by_address),
+    "GET /{model}/{source}/{index}/card.png": Rule(by_address),
+    "POST /{model}/{source}/{index}/bookmark": Rule(add_by_address, form={"is_set": "1"}),
+    "POST /{model}/{source}/{index}/lists": Rule(add_by_address, form={"name": "x"}),
+    "POST /{model}/{source}/{index}/comments": Rule(add_by_address, form={"text": "hello"}),
+    "POST /{model}/{source}/{index}/comments/{comment_id}/delete": Rule(change_by_address),
     "GET /{model}/{source}/{index}/try": Rule(by_address, query="text=x", statuses=LIVE),
     "GET /{model}/{source}/{index}/activations": Rule(by_address),
     "GET /{model}/{source}/{index}/cofiring": Rule(by_address),
@@ -291,6 +348,23 @@ RULES: dict[str, Rule] = {
     "POST /api/graph/subgraph/save": Rule(add_by_address, json=GRAPH),
     "POST /api/graph/subgraph/list": Rule(by_address, json=GRAPH),
     "POST /api/graph/subgraph/delete": Rule(own, json={"subgraphId": "{subgraph}"}),
+    "POST /api/list/list": Rule(signed_in),
+    "POST /api/list/new": Rule(signed_in, json={"name": "x"}),
+    "POST /api/list/new-with-features": Rule(signed_in, json={"name": "x", "features": [LISTED]}),
+    "POST /api/list/add-features": Rule(change_by_address, json={"listId": "{list_id}", "featuresToAdd": [LISTED]}),
+    "POST /api/list/get": Rule(by_address, json={"listId": "{list_id}"}),
+    "POST /api/list/update": Rule(change_by_address, json={"listId": "{list_id}", "name": "x"}),
+    "POST /api/list/edit-feature": Rule(change_by_address, json=LISTED | {"listId": "{list_id}", "description": "x"}),
+    "POST /api/list/remove": Rule(change_by_address, json=LISTED | {"listId": "{list_id}"}),
+    "POST /api/list/delete": Rule(change_by_address, json={"listId": "{list_id}"}),
+    "POST /api/list/comment/new": Rule(add_by_address, json={"listId": "{list_id}", "text": "hello"}),
+    "POST /api/list/comment/delete": Rule(change_by_address, json={"commentId": "{list_comment_id}"}),
+    "GET /api/list/{list_id}/export": Rule(by_address),
+    "POST /api/comment/new": Rule(add_by_address, json=LISTED | {"text": "hello"}),
+    "POST /api/comment/delete": Rule(change_by_address, json={"id": "{comment_id}"}),
+    "POST /api/bookmark/add": Rule(add_by_address, json=LISTED),
+    "POST /api/bookmark/delete": Rule(add_by_address, json=LISTED),
+    "POST /api/user/bookmarks": Rule(signed_in),
     "GET /api/uploads": Rule(everybody),
     "POST /api/uploads": Rule(signed_in, json={"files": [{"name": "a", "size": 1}]}),
     "POST /api/uploads/whole": Rule(signed_in, query="name=a", statuses=frozenset({422})),
@@ -341,6 +415,7 @@ def case(site, session, tmp_path):
         found[kind] |= steered(session, owner, made.source_id, model)
         found[kind]["explanation_id"] = explained(session, owner, model, source)
         found[kind] |= graphed(session, settings, owner, kind)
+        found[kind] |= noted(session, owner, FeatureRef(model, source, 1), kind)
     absent = {
         "model": "absent-model",
         "source": "1-absent",
@@ -354,6 +429,9 @@ def case(site, session, tmp_path):
         "slug": "absent",
         "put": "0" * 32,
         "subgraph": "0" * 16,
+        "list_id": "absent-list",
+        "comment_id": "absent-comment",
+        "list_comment_id": "absent-list-comment",
     }
     shared = {
         "service": "huggingface", "index": 1, "other": 2, "key_id": 10**6, "account_id": third.id,
@@ -398,6 +476,18 @@ def graphed(session, settings, owner: Person, kind: str) -> dict[str, Any]:
     for table in (Graph, GraphUpload, Subgraph):
         session.execute(update(table).where(table.owner_id.is_(None)).values(owner_id=owner.id))
     return {"slug": kind, "put": view.upload_id, "subgraph": saved.id}
+
+
+def noted(session, owner: Person, ref: FeatureRef, kind: str) -> dict[str, Any]:
+    """A list of the owner's with a feature in it, and a comment on each."""
+    text = feature_lists.ListText(name="x", visibility=kind)
+    list_id = feature_lists.create(session, text, [feature_lists.NewItem(ref)]).id
+    said = comments.add_to_feature(session, ref, "hello").id
+    list_comment_id = comments.add_to_list(session, list_id, "hello").id
+    session.execute(update(FeatureList).where(FeatureList.id == list_id).values(owner_id=owner.id))
+    session.execute(update(FeatureComment).where(FeatureComment.id == said).values(author_id=owner.id))
+    session.execute(update(ListComment).where(ListComment.id == list_comment_id).values(author_id=owner.id))
+    return {"list_id": list_id, "comment_id": said, "list_comment_id": list_comment_id}
 
 
 def routes(app: Any) -> set[str]:
@@ -472,7 +562,7 @@ def is_about_sources(route: str, rule: Rule) -> bool:
 
 def asked_about(route: str, rule: Rule) -> list[str]:
     """Those of `NAMES` that a request has."""
-    return [name for name in NAMES if f"{{{name}}}" in f"{route} {rule.query} {rule.json}"]
+    return [name for name in NAMES if f"{{{name}}}" in f"{route} {rule.query} {rule.json} {rule.form}"]
 
 
 def ask(client, route: str, rule: Rule, values: dict[str, Any], who: Person | None):

@@ -1,10 +1,13 @@
 """Neuronpedia's own Python client (PyPI: neuronpedia), unchanged, against our server."""
 
 import json
+import warnings
+from types import SimpleNamespace
 
 import pytest
 import requests
 
+from backend.web import rendering
 from tests import graph_samples, hosted
 from tests.hosted import MODEL, RICH, SOURCE
 from tests.serving import served
@@ -143,3 +146,90 @@ def test_the_client_is_told_why_a_graph_is_refused_and_that_none_is_made_here():
         NPGraphMetadata.upload(json.dumps(graph_samples.small() | {"nodes": []}))
     with pytest.raises(Exception, match="stores and shows attribution graphs, and does not compute them"):
         NPGraphMetadata.generate("tiny", "The cat", "cat")
+
+
+@pytest.mark.usefixtures("server")
+def test_the_client_keeps_lists():
+    from neuronpedia.np_list import NPList, NPListItem
+
+    made = NPList.new("mine", "some of them")
+    assert (made.name, made.description, made.items) == ("mine", "some of them", [])
+    item = NPListItem(model_id=MODEL, source=SOURCE, index=str(RICH), description="the rich one")
+    filled = made.add_items([item])
+    assert [(each.model_id, each.source, each.index) for each in filled.items] == [(MODEL, SOURCE, str(RICH))]
+    found = NPList.get(made.id)
+    assert (found.id, found.name, found.items) == (made.id, "mine", filled.items)
+    assert [(each.id, each.name) for each in NPList.get_owned()] == [(made.id, "mine")]
+
+
+@pytest.fixture
+def saelens(server, monkeypatch):
+    """SAELens's helpers with their constant set to our server, as somebody does who uses them with it."""
+    from neuronpedia.requests.base_request import NPRequest
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of what it imports
+        from sae_lens.analysis import neuronpedia_integration
+    monkeypatch.setattr(neuronpedia_integration, "NEURONPEDIA_DOMAIN", NPRequest.BASE_URL.removesuffix("/api"))
+    return neuronpedia_integration
+
+
+def test_saelens_makes_a_list_with_features(saelens, monkeypatch):
+    site = saelens.NEURONPEDIA_DOMAIN
+    opened: list[str] = []
+    monkeypatch.setattr(saelens.webbrowser, "open", opened.append)
+    layer, _, dataset = SOURCE.partition("-")
+    features = [
+        saelens.NeuronpediaFeature(MODEL, int(layer), dataset, index, description=f"number {index}")
+        for index in (RICH, 10**6)
+    ]
+    url = saelens.make_neuronpedia_list_with_features("any", "mine", features)
+    assert opened == [url]
+    list_id = url.removeprefix(f"{site}/list/")
+    exported = requests.get(f"{site}/api/list/{list_id}/export", timeout=60).json()
+    assert [(each["index"], each["description"]) for each in exported] == [(str(RICH), f"number {RICH}")]
+    with pytest.raises(Exception, match="name of the list has 0 characters"):
+        saelens.make_neuronpedia_list_with_features("any", " ", features)
+
+
+def test_saelens_links_to_a_quick_list(saelens, app, tmp_path, monkeypatch):
+    built = {"main.js": "main-1.js", "main.css": "main-2.css", "icon.svg": "icon.svg"}
+    (tmp_path / "manifest.json").write_text(json.dumps(built))
+    app.state.renderer = rendering.Renderer(tmp_path)
+    monkeypatch.setattr(saelens.webbrowser, "open", lambda url: None)
+    metadata = SimpleNamespace(neuronpedia_id=f"{MODEL}/{SOURCE}", model_name=MODEL)
+    sae = SimpleNamespace(cfg=SimpleNamespace(metadata=metadata))
+    url = saelens.get_neuronpedia_quick_list(sae, [RICH, 2], name="some & others")
+    page = requests.get(url, timeout=60)
+    assert page.status_code == 200, page.text
+    assert "some &amp; others" in page.text
+    assert all(f'href="/{MODEL}/{SOURCE}/{index}"' in page.text for index in (RICH, 2))
+
+
+@pytest.mark.usefixtures("server")
+def test_the_client_uploads_features_and_their_activations():
+    from neuronpedia.np_activation import Activation
+    from neuronpedia.np_explanation import Explanation
+    from neuronpedia.np_feature import Feature, Logit
+    from neuronpedia.np_model import Model
+    from neuronpedia.np_source_set import SourceSet
+    from neuronpedia.requests.activation_request import ActivationRequest
+
+    Model.new("toy", layers=2)
+    source = SourceSet.new("mine", "toy").get_source_for_layer_number(1)
+    place = ("toy", source.id, 3)
+    texts = [
+        Activation(*place, ["The", " cat", ""], [0.0, 2.5, 0.25], 3.0, 2.0, 0.5),
+        Activation(*place, ["a", " dog"], [0.0, 1.0]),
+    ]
+    feature = Feature(
+        *place, top_logits=[Logit(" meow", 1.5)], activations=texts, explanations=[Explanation(*place, "cats")]
+    )
+    for _ in range(2):
+        assert source.upload_batch([feature]) == {"message": "1 features created."}
+    found = Feature.get(*place)
+    assert (found.density, [each.text for each in found.explanations]) == (0.0, ["cats"])
+    assert found.activations == texts
+    more = Activation(*place, ["cats"], [9.0])
+    assert ActivationRequest().upload_batch("toy", source.id, "3", [more]) == {"message": "1 activations created."}
+    assert Feature.get(*place).activations == [more, *texts]

@@ -94,6 +94,23 @@ ROUTES = {
     ("post", "/api/graph/subgraph/save"): "SubgraphSaved",
     ("post", "/api/graph/subgraph/list"): "Subgraphs",
     ("post", "/api/graph/subgraph/delete"): "SubgraphDeleted",
+    ("post", "/api/list/list"): ["FeatureList"],
+    ("post", "/api/list/new"): "NewFeatureList",
+    ("post", "/api/list/new-with-features"): "NewFeatureList",
+    ("post", "/api/list/add-features"): ["ListItem"],
+    ("post", "/api/list/get"): "FeatureListWithItems",
+    ("post", "/api/list/update"): "FeatureList",
+    ("post", "/api/list/edit-feature"): "ListItem",
+    ("post", "/api/list/remove"): "ListItem",
+    ("post", "/api/list/delete"): "ListDeleted",
+    ("post", "/api/list/comment/new"): "ListCommentRow",
+    ("post", "/api/list/comment/delete"): "Count",
+    ("get", "/api/list/{list_id}/export"): ["ExportedItem"],
+    ("post", "/api/comment/new"): "Comment",
+    ("post", "/api/comment/delete"): "CommentDeleted",
+    ("post", "/api/bookmark/add"): "Bookmark",
+    ("post", "/api/bookmark/delete"): "Count",
+    ("post", "/api/user/bookmarks"): ["Bookmark"],
 }
 LISTS = (
     "/api/model/list",
@@ -104,15 +121,20 @@ LISTS = (
     "/api/vector/list-owned",
     "/api/explanation/search-all",
     "/api/graph/list-owned",
+    "/api/list/list",
+    "/api/user/bookmarks",
 )
 BODIES_OF_THEIR_OWN = {
     ("post", "/api/jobs"), ("post", "/api/uploads"), ("post", "/api/sources"), ("post", "/api/uploads/whole"),
     ("post", "/api/uploads/{upload_id}/complete"), ("put", "/api/tokens/{service}"),
     ("post", "/api/steer-chat"), ("post", "/api/steer-load"), ("post", "/api/vector/new"),
     ("post", "/api/injection-scan"), ("get", "/api/explanation/export"), ("post", "/api/features"),
-    ("post", "/api/model/new"), ("post", "/api/source-set/new"), ("post", "/api/imports"),
+    ("post", "/api/model/new"), ("post", "/api/source-set/new"), ("post", "/api/imports"), ("post", "/api/feature/upload-batch"),
+    ("post", "/api/activation/upload-batch"),
     ("post", "/api/graph/signed-put"), ("post", "/api/graph/save-to-db"),
     ("post", "/api/graph/features"), ("post", "/api/graph/subgraph/delete"),
+    ("post", "/api/list/new"), ("post", "/api/list/new-with-features"),
+    ("post", "/api/list/add-features"), ("post", "/api/list/update"),
 }  # fmt: skip
 """They refuse the body below before they look for anything."""
 
@@ -150,7 +172,8 @@ def test_every_route_describes_its_refusals(document):
         assert refusal == {"$ref": "#/components/schemas/Error"}, route
         listed = operation["responses"].get("422")  # only where several things may be wrong, and never FastAPI's own
         if listed is not None:
-            assert listed["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Problems"}, route
+            told = re.findall(r"#/components/schemas/(\w+)", str(listed["content"]["application/json"]["schema"]))
+            assert told in (["Problems"], ["Problems", "Error"]), route
 
 
 def _kinds_of(base):
@@ -176,7 +199,7 @@ def test_every_route_refuses_what_is_not_there_in_one_shape(api, route):
     filled = re.sub(r"{(\w+)}", lambda match: "7" if match[1] in ("index", "other", "job_id") else "none", path)
     address = {"modelId": "none", "source": "none", "layer": "none", "index": 1}
     texts = {"customText": "x", "prompt": "x", "text": "x", "description": "x", "query": "cat", "releaseName": "none"}
-    texts |= {"slug": "none"}
+    texts |= {"slug": "none", "listId": "none", "id": "none"}
     full = {**address, **texts, "feature": address, "sourceSet": "none", "visibility": "public"}
     body = full if verb in ("post", "patch") else None
     response = api.request(verb, f"http://localhost{filled}", json=body)

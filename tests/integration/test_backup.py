@@ -14,12 +14,27 @@ from backend import errors, storage
 from backend.cli import backup as command
 from backend.cli import migrate
 from backend.db.session import create_engine, session_factory, transaction
-from backend.db.tables import Account, Base, Job, Shard, SignIn, Source, SteerRun, Upload, Vector
-from backend.services import backups, jobs
+from backend.db.tables import (
+    Account,
+    Base,
+    Explanation,
+    ExplanationVote,
+    Job,
+    Shard,
+    SignIn,
+    Source,
+    SteerRun,
+    Upload,
+    Vector,
+)
+from backend.names import FeatureRef
+from backend.services import backups, bookmarks, comments, feature_lists, jobs
+from backend.services.feature_lists import ListText, NewItem
 from backend.settings import Settings
 from tests import hosted
 from tests.database import server
 
+NOTES = ("feature_list", "feature_list_item", "list_comment", "feature_comment", "bookmark")
 BLOBS = {
     "corpora/x.npy": b"rows",
     "corpora-raw/cd/a.txt": b"text",
@@ -54,8 +69,17 @@ def here(tmp_path_factory):
             of = {"model_id": hosted.MODEL, "owner_id": account.id}
             place = {"source": "1-neuronpedia-resid-post", "hook_point": "blocks.1.hook_resid_post"}
             session.add(Vector(**of, **place, index=5, label="x", values=[0.1, -1 / 3], default_strength=1.0))
+            said = Explanation(id="x", source_id=made.source_id, index=1, description="cats", embedding=[0.5])
+            session.add(said)
+            session.flush()
+            session.add(ExplanationVote(explanation_id="x", account_id=account.id))
             packed = {"key": b"k", "request": bytes(range(256)), "outputs": b"o"}
             session.add(SteerRun(**of, **packed, id="r", source_ids=[made.source_id], kind="chat"))
+            ref = FeatureRef(hosted.MODEL, hosted.SOURCE, hosted.RICH)
+            made_list = feature_lists.create(session, ListText(name="x"), [NewItem(ref, "é")])
+            comments.add_to_list(session, made_list.id, "hello")
+            comments.add_to_feature(session, ref, "hello")
+            bookmarks.add(session, ref)
         fill(settings, BLOBS | {"jobs/1/2/0.postings": b"of a job"})
         yield settings, sessions
         engine.dispose()
@@ -123,6 +147,9 @@ def test_what_is_restored_is_what_was_hosted(here, elsewhere, tmp_path, monkeypa
     assert sum(map(len, before.values())) > 5000
     assert before["steering_vector"]
     assert before["steer_run"]
+    assert b"'cat':1" in before["explanation"]
+    assert before["explanation_vote"]
+    assert all(before[name] for name in NOTES)
     same = [name for name in before if name not in {"job", "shard", "lease", "worker_report", "upload", "sign_in"}]
     assert {name: before[name] for name in same} == {name: after[name] for name in same}
     store = storage.store(elsewhere[0])

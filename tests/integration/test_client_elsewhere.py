@@ -45,6 +45,7 @@ def base_url(app, session, monkeypatch):
     hosted.host(session)
     session.commit()
     with served(app) as port:
+        monkeypatch.setenv("no_proxy", "*")
         monkeypatch.setattr(NPRequest, "BASE_URL", f"http://127.0.0.1:{port}/api")
         monkeypatch.setenv("NEURONPEDIA_API_KEY", "sk-np-any")
         yield

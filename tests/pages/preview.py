@@ -40,14 +40,29 @@ from backend.web.pages import (
 from backend.web.pages.scan import ScanContext
 from backend.web.rendering import Renderer, Visitor
 from backend.web.scan_schemas import ScanQuery
-from tests.pages import account_samples, asking_samples, graph_pages, samples, scan_samples, steering_samples
+from tests.pages import (
+    account_samples,
+    asking_samples,
+    explaining_samples,
+    graph_pages,
+    list_samples,
+    samples,
+    scan_samples,
+    steering_samples,
+)
 
 RANGE = ActivationQuery(low=2.5, high=5.0, page=2)
 ANNA = Visitor("anna", is_admin=False, has_accounts=True, form_token="f" * 64)
 STRANGER = Visitor(is_admin=False, can_write=False, has_accounts=True)
-VISITORS = dict.fromkeys(("account", "new-key", "account-problem", "mine"), ANNA) | dict.fromkeys(
-    ("sign-in", "sign-in-again", "set-up", "set-up-password", "unlisted"), STRANGER
-)
+VISITORS = dict.fromkeys(
+    ("account", "new-key", "account-problem", "mine", "explained-mine", "list", "lists", "noted"), ANNA
+) | dict.fromkeys(
+    (
+        "sign-in", "sign-in-again", "set-up", "set-up-password", "unlisted", "explained-stranger",
+        "unexplained-stranger", "list-of-another",
+    ),
+    STRANGER,
+)  # fmt: skip
 """Who looks at a page, where it is not the operator."""
 FILTERED = FeatureQuery(sort="density", is_descending=True, min_density=0.0001, max_density=0.01, token=' "x')
 NO_WORKER = errors.UnavailableError("No live worker runs.", hint="`eyepiece up` starts one.")
@@ -153,6 +168,8 @@ def pages() -> dict[str, tuple[str, Any]]:
         **steering_samples.pages(),
         **asking_samples.pages(),
         **graph_pages.pages(),
+        **explaining_samples.pages(),
+        **list_samples.pages(),
         "error": (
             "pages/error.html",
             failures.ErrorContext("Not found", "No model 'x' is hosted.", (), "See home.", ""),

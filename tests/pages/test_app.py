@@ -16,6 +16,7 @@ from tests.pages import dom
 FEATURE = f"/{hosted.MODEL}/{hosted.SOURCE}/{hosted.RICH}"
 SOURCE = f"/{hosted.MODEL}/{hosted.SOURCE}"
 JSON = {"accept": "application/json"}
+QUICK = f'[{{"modelId":"{hosted.MODEL}","layer":"{hosted.SOURCE}","index":"{hosted.RICH}"}}]'
 
 
 @pytest.fixture
@@ -44,16 +45,16 @@ def site(session, client):
 PAGES = {
     "/": 7,
     f"/{hosted.MODEL}": 7,
-    SOURCE: 6,
-    f"{SOURCE}?sort=density&descending=1&token=%22": 6,
+    SOURCE: 7,
+    f"{SOURCE}?sort=density&descending=1&token=%22": 7,
     f"/{hosted.MODEL}/3-tiny-sae": 10,
     f"/{hosted.MODEL}/search": 1,
     f"/{hosted.MODEL}/search?text=a+cat&source={hosted.SOURCE}&by=token": 1,
-    FEATURE: 6,
-    f"{FEATURE}?text=a+cat&text=the": 6,
-    f"{SOURCE}/{hosted.DEAD}": 6,
-    f"{SOURCE}/{hosted.SINGLE}": 6,
-    f"{SOURCE}/{hosted.NO_LENS}": 6,
+    FEATURE: 12,
+    f"{FEATURE}?text=a+cat&text=the": 12,
+    f"{SOURCE}/{hosted.DEAD}": 12,
+    f"{SOURCE}/{hosted.SINGLE}": 11,
+    f"{SOURCE}/{hosted.NO_LENS}": 12,
     f"{FEATURE}/scan": 8,
     f"/{hosted.MODEL}/steer": 8,
     f"/{hosted.MODEL}/steer?feature={hosted.SOURCE}/1:2.5&feature=9-none/1&through={hosted.SOURCE}&prompt=%22": 7,
@@ -61,7 +62,14 @@ PAGES = {
     f"/{hosted.MODEL}/graphs": 1,
     f"/{hosted.MODEL}/graph/small": 1,
     f"/{hosted.MODEL}/graph/small?embed=true&pinnedIds=0_3_1": 1,
+    "/search-explanations": 2,
+    f"/search-explanations?q=cats&modelId={hosted.MODEL}&sources={hosted.SOURCE}": 4,
+    "/search-explanations?q=cats&releaseName=tiny-sae": 4,
     "/jobs": 5,
+    "/lists": 3,
+    "/quick-list": 0,
+    f"/quick-list?features={QUICK}": 5,
+    f"{FEATURE}?embed=true": 7,
     "/definitions": 0,
 }
 """And the SQL statements each costs."""
@@ -165,6 +173,8 @@ def test_a_random_feature_is_one_that_fires_and_is_never_cached(client):
         "/nope", "/nope/nope", f"{SOURCE}/6", f"{SOURCE}/99999999999999999999", f"/{hosted.MODEL}/3-tiny-sae/1",
         "/jobs/0", "/jobs/99999999999", f"{FEATURE}/x", "/static/none.js", f"{SOURCE}/find?q=77",
         "/nope/steer", f"/nope/steer?feature={hosted.SOURCE}/1&through=x", "/steer/nope", "/steer/%00",
+        "/list/nope", "/list/%00", f"{SOURCE}/99/card.png", "/oembed?url=http://localhost:3000/nope/nope/1",
+        "/oembed?url=https://elsewhere.example/x",
     ],
 )  # fmt: skip
 def test_what_is_not_there_is_a_page_of_its_own(client, path):

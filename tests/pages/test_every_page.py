@@ -72,6 +72,8 @@ def test_references_inside_the_page_lead_somewhere(rendered, name):
 def test_every_link_and_form_leads_to_a_route(rendered, name, app):
     for element in rendered(name).walk():
         url = element.get("href") or element.get("action") or element.get("data-url")
+        if element.get("type") == "application/json+oembed":  # read by other sites, which want whole addresses
+            url = (url or "").removeprefix(preview.ORIGIN)
         if url and not url.startswith("#") and element.tag != "use":
             method = (element.get("method") or "get").upper()
             assert url.startswith("/"), element

@@ -122,7 +122,8 @@ def _batches(request: Request, model: str, source: str) -> Iterator[list[FlatRow
     after: explanation_files.Place | None = None
     while True:
         with transaction(request) as session:
-            some = explanation_files.read(session, model, source, after=after, n=explanation_files.N_PER_READ)
+            n = explanation_files.N_PER_READ
+            some = explanation_files.read(session, model, source, after=after, n=n, with_embeddings=False)
         if not some:
             return
         yield [neuronpedia_explanations.exported(each.view) for each in some]

@@ -12,9 +12,9 @@ from fastapi import APIRouter, Query, Request, Response
 from backend import errors
 from backend.formats import neuronpedia
 from backend.names import FeatureRef
-from backend.services import catalog, explanations, features
+from backend.services import catalog, comments, explanations, feature_lists, features
 from backend.services.features import FeatureQuery, FeatureView
-from backend.web import explanation_rows, neuronpedia_schemas, schemas
+from backend.web import explanation_rows, list_rows, neuronpedia_schemas, schemas
 from backend.web.dependencies import DbSession
 
 router = APIRouter(tags=["features"])
@@ -25,8 +25,13 @@ def show(request: Request, session: DbSession, model: str, source: str, index: s
     """One feature with everything known of it. The SAE's own vector is not kept in the database: `vector` is empty."""
     ref = FeatureRef(model, source, index)
     view = features.get(session, ref)
-    explained = explanation_rows.of_feature(explanations.of_feature(session, ref))
-    body = neuronpedia.feature_with_relations(view, *catalog.origin(session, view.source), explanations=explained)
+    body = neuronpedia.feature_with_relations(
+        view,
+        *catalog.origin(session, view.source),
+        explanations=explanation_rows.of_feature(explanations.of_feature(session, ref)),
+        lists=[list_rows.containing(*each) for each in feature_lists.of_feature(session, ref)],
+        comments=[list_rows.feature_comment(ref, each) for each in comments.of_feature(session, ref)],
+    )
     # Neuronpedia's Python client, which always sends a key, refuses its server's own -1: a fraction is 0–1 or null.
     if "x-api-key" in request.headers:
         body["activations"] = [_fit_for_client(row) for row in neuronpedia.activations(view)]
@@ -102,4 +107,4 @@ def _fit_for_client(row: neuronpedia.Row) -> neuronpedia.Row:
 
 
 def _json(body: object, headers: dict[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(body), media_type="application/json", headers=headers)
+    return Response(orjson.dumps(body, option=orjson.OPT_UTC_Z), media_type="application/json", headers=headers)

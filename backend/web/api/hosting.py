@@ -18,6 +18,7 @@ from backend.storage import Mirror
 from backend.web.api import uploads_schemas as schemas
 from backend.web.api.uploads import Area
 from backend.web.dependencies import Viewing, transaction
+from backend.web.schemas import Error
 
 _downloading = threading.Lock()
 
@@ -26,7 +27,12 @@ router = APIRouter(tags=["uploads"])
 
 @router.post(
     "/sources",
-    responses={422: {"model": schemas.Problems, "description": "What is wrong with the SAEs, all of it."}},
+    responses={
+        422: {
+            "model": schemas.Problems | Error,
+            "description": "What is wrong with the SAEs, all of it, or is missing.",
+        }
+    },
 )
 def host(request: Request, viewer: Viewing, place: Area, asked: schemas.NewSource) -> schemas.Hosted:
     """Host SAEs of a model and compute their dashboards: the sources' names, and the job to watch.

@@ -5,7 +5,9 @@ from fastapi import APIRouter
 from backend.web import schemas
 from backend.web.api import (
     activation_index,
+    bookmarks,
     catalog,
+    comments,
     corpora,
     explanations,
     exports,
@@ -16,6 +18,7 @@ from backend.web.api import (
     imports,
     jobs,
     key_test,
+    lists,
     live,
     looks,
     removal,
@@ -45,6 +48,9 @@ router.include_router(steer.router)
 router.include_router(vectors.router)
 router.include_router(search.router)
 router.include_router(scan.router)
+router.include_router(lists.router)
+router.include_router(comments.router)
+router.include_router(bookmarks.router)
 router.include_router(uploads.router)
 router.include_router(hosting.router)
 router.include_router(corpora.router)

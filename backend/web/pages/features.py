@@ -1,6 +1,7 @@
 """A feature's page, and the ways that lead to one: at random, by index, by token."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -8,11 +9,14 @@ from markupsafe import Markup
 
 from backend import errors, names
 from backend.formats.dashboards import N_INTERVALS
-from backend.services import catalog, features
+from backend.services import catalog, explanations, feature_notes, features
+from backend.services.feature_notes import FeatureNotes
 from backend.services.features import FeatureQuery, FeatureView, GroupView
-from backend.web import charts, concordance, links, numerals, rendering
-from backend.web.dependencies import DbSession
-from backend.web.pages import steering, trying
+from backend.web import callers, charts, concordance, embedding, feature_card, links, numerals, rendering
+from backend.web.dependencies import DbSession, Viewing
+from backend.web.embedding import Parts
+from backend.web.pages import explaining, steering, trying
+from backend.web.pages.explaining import ShownExplanation
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
@@ -41,6 +45,20 @@ class ActivationCharts:
 
 
 @dataclass(frozen=True, slots=True)
+class Sharing:
+    """How a feature's page is shown elsewhere."""
+
+    url: str
+    """Of the page, with the site's name; so are the next two."""
+    card_url: str
+    oembed_url: str
+    title: str
+    description: str
+    code: str
+    """To embed it with."""
+
+
+@dataclass(frozen=True, slots=True)
 class FeatureContext:
     """What `pages/feature.html` shows."""
 
@@ -57,6 +75,21 @@ class FeatureContext:
     """Where the model is steered with this feature."""
     texts: tuple[str, ...] = ()
     """The reader's own, which the page asks about once it is there."""
+    explanations: tuple[ShownExplanation, ...] = ()
+    """The best first."""
+    near: Mapping[int, str] = field(default_factory=dict)
+    """The best explanation of each neighbour that has one, by index."""
+    notes: FeatureNotes | None = None
+    """None where they are not shown."""
+    sharing: Sharing | None = None
+    """None where the page is not to be shared."""
+    parts: Parts = Parts()  # noqa: RUF009 - frozen
+    """What is shown of it where it is embedded."""
+
+    @property
+    def headline(self) -> str:
+        """The best explanation; empty where there is none."""
+        return self.explanations[0].view.description if self.explanations else ""
 
 
 @router.get("/{model}/{source}/random")
@@ -75,12 +108,44 @@ def find(session: DbSession, model: str, source: str, q: str = "") -> RedirectRe
 
 @router.get("/{model}/{source}/{index:int}")
 def show(
-    request: Request, session: DbSession, model: str, source: str, index: int, text: trying.Texts = ()
+    request: Request,
+    session: DbSession,
+    viewer: Viewing,
+    model: str,
+    source: str,
+    index: int,
+    text: trying.Texts = (),
 ) -> HTMLResponse:
-    """The dashboard, with room for what the live worker will say of the texts."""
-    view = features.get(session, names.FeatureRef(model, source, index))
-    page = replace(context(view), texts=trying.read(text))
+    """The dashboard, with room for what the live worker will say of the texts; bare where it is embedded."""
+    ref = names.FeatureRef(model, source, index)
+    view = features.get(session, ref)
+    explained = explaining.shown(viewer, explanations.of_feature(session, ref))
+    page, texts = replace(context(view), explanations=explained), trying.read(text)
+    if embedding.is_asked(request.query_params):
+        parts = embedding.parts(request.query_params)
+        texts = (*texts, *trying.read([parts.test_text])) if parts.test_text else texts
+        response = rendering.respond(request, "pages/embed.html", replace(page, texts=texts, parts=parts))
+        return embedding.frameable(response)
+    near = explanations.headlines(session, [replace(ref, index=each.index) for each in view.neighbours])
+    page = replace(page, near={of.index: said for of, said in near.items()})
+    site = callers.site_url(request.headers, request.app.state.settings)
+    page = replace(page, texts=texts, notes=feature_notes.of(session, ref), sharing=sharing(view, site))
     return rendering.respond(request, "pages/feature.html", page)
+
+
+def sharing(feature: FeatureView, site: str) -> Sharing:
+    """How the feature's page on `site` is shown elsewhere."""
+    ref = (feature.source.model, feature.source.name, feature.index)
+    url = site + names.feature_url(*ref)
+    title = f"{feature.source.model}/{feature.source.name}/{feature.index}"
+    return Sharing(
+        url=url,
+        card_url=site + links.card_url(*ref),
+        oembed_url=site + links.oembed_url(url),
+        title=title,
+        description=feature_card.description(feature),
+        code=embedding.code(url, title),
+    )
 
 
 def found_url(source: catalog.SourceView, text: str) -> str:

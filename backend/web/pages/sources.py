@@ -3,7 +3,8 @@
 The table's whole state is in the URL. Densities may be typed as fractions or as percent (`0.001`, `0.1%`).
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Annotated, Literal
 
@@ -13,7 +14,7 @@ from markupsafe import Markup
 
 from backend import errors, names
 from backend.formats.quality import Quality
-from backend.services import access, catalog, events, features, filling, jobs, sharing
+from backend.services import access, catalog, events, explanations, features, filling, jobs, sharing
 from backend.services.events import EventView
 from backend.services.features import FeaturePage, FeatureQuery, SortKey
 from backend.services.filling import SoFar
@@ -92,6 +93,8 @@ class SourceContext:
     """None before a job has looked."""
     attach_command: str = ""
     """Gives the source its weights; empty where it has some."""
+    explained: Mapping[int, str] = field(default_factory=dict)
+    """The best explanation of each feature on the page that has one, by index."""
 
 
 def feature_query(
@@ -150,7 +153,9 @@ def show(
     can_share = can_change and request.app.state.settings.access is Access.ACCOUNTS
     seen = catalog.look(session, model, source)
     panel = look.panel(seen) if seen else None
-    shown = replace(shown, can_change=can_change, can_share=can_share, look=panel)
+    listed = [names.FeatureRef(model, source, row.index) for row in page.rows] if page else []
+    explained = {ref.index: said for ref, said in explanations.headlines(session, listed).items()}
+    shown = replace(shown, can_change=can_change, can_share=can_share, look=panel, explained=explained)
     if shown.job is not None:
         known = {of.name: of for of in filling.of_job(session, shown.job.id)}
         shown = replace(shown, log=events.newest(session, shown.job.id), so_far=known.get(source))

@@ -218,7 +218,7 @@ def _found(
     by_name = {source.name: source for source in sources}
     wanted = {(each.source, each.index) for answer in answers for each in answer.found}
     with transaction(request) as session:
-        known = summaries.of(session, [(by_name[name], index) for name, index in wanted])
+        known = summaries.explained(session, summaries.of(session, [(by_name[name], index) for name, index in wanted]))
     return found_features.arranged(query, sources, answers[0], dense(query, answers, known), known)
 
 

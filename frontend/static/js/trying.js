@@ -19,6 +19,7 @@ export function start(panel) {
   }
 
   function noteAddress() {
+    if (!link) return; // inside another page, whose address is not ours to change
     link.href = url(panel.dataset.page, [...list.children].map((row) => row.dataset.text));
     link.hidden = !list.children.length;
     history.replaceState(null, "", link.href);
@@ -93,6 +94,6 @@ export function start(panel) {
     field.scrollIntoView({ block: "center" });
   }
 
-  copies(link, () => link.href);
+  if (link) copies(link, () => link.href);
   for (const row of list.querySelectorAll("[aria-busy]")) ask(row);
 }

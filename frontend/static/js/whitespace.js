@@ -15,14 +15,24 @@ export function start(box) {
     }
   }
 
+  const kept = storage();
   box.addEventListener("change", () => {
-    localStorage.setItem(KEY, box.checked ? "1" : "");
+    kept?.setItem(KEY, box.checked ? "1" : "");
     apply();
   });
   section.addEventListener("shown", () => box.checked && apply());
-  if (localStorage.getItem(KEY)) {
+  if (kept?.getItem(KEY)) {
     box.checked = true;
     apply();
+  }
+}
+
+/* Null where the browser lends none, as to a page inside another site's. */
+function storage() {
+  try {
+    return localStorage;
+  } catch {
+    return null;
   }
 }
 

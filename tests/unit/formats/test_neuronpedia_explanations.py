@@ -34,7 +34,10 @@ def test_an_embedding_is_a_list_or_its_text(given, expected):
     assert read(embedding=given).embedding == expected
 
 
-@pytest.mark.parametrize("given", ["[0.5", "x", "{}", 3, {"a": 1}, ["a"], [None], [True], "[NaN]", [math.inf]])
+@pytest.mark.parametrize(
+    "given",
+    ["[0.5", "x", "{}", 3, {"a": 1}, ["a"], [None], [True], "[NaN]", [math.inf], [1e300], [10**400]],
+)
 def test_anything_else_is_no_embedding(given):
     with pytest.raises(errors.InvalidInputError, match="as its embedding"):
         read(embedding=given)
@@ -52,6 +55,16 @@ def test_what_is_left_out_is_not_known():
     assert (found.score_v1, found.umap_x, found.umap_cluster, found.created_at) == (None, None, None, None)
     assert found.id == neuronpedia_explanations.read({"index": 3, "description": "cats"}).id
     assert found.id != neuronpedia_explanations.read({"index": 4, "description": "cats"}).id
+
+
+@pytest.mark.parametrize("given", ["a/b", "a b", "", None, "é", "x" * 201])
+def test_an_id_that_no_address_holds_is_replaced_by_another(given):
+    found = read(id=given).id
+    assert found == read(id=given).id != given
+    assert (found == read(id=given, description="dogs").id) == bool(given)
+    assert found.startswith("x")
+    assert len(found) == 33
+    assert read(id="clkht01d4-_.~").id == "clkht01d4-_.~"
 
 
 def test_text_that_postgres_cannot_hold_is_replaced():

@@ -31,7 +31,7 @@ def test_rows_are_added_then_brought_up_to_date(session, made):
     when = "2024-09-18T20:48:56.632Z"
     rows = [
         row("1", id="a", authorId="clkht01d4", typeName="oai_token-act-pair", explanationModelName="gpt-4o-mini", createdAt=when),
-        row(2, "dogs", id="b", embedding="[0.5, -0.1]", embeddingModel="large", umap_x=1.5, umap_cluster=3, scoreV2=0.5),
+        row(2, "dogs", id="b", embedding="[0.5, -0.1, 1e-60]", embeddingModel="large", umap_x=1.5, umap_cluster=3, scoreV2=0.5),
         row(1, "more cats", id="c", embedding=[0.25]),
     ]  # fmt: skip
     assert explanation_files.upsert_many(session, made.source_id, rows) == 3
@@ -46,7 +46,7 @@ def test_rows_are_added_then_brought_up_to_date(session, made):
     )
     assert a.created_at == datetime(2024, 9, 18, 20, 48, 56, 632_000, UTC)
     assert (b.umap_x, b.umap_cluster, b.score_v2, b.score_v1) == (1.5, 3, 0.5, None)
-    assert (first.embedding, second.embedding, third.embedding) == (None, (0.25,), (0.5, -0.1))
+    assert (first.embedding, second.embedding, third.embedding) == (None, (0.25,), (0.5, -0.1, 0.0))
     assert third.embedding_model == "large"
     before = stored(session)
     explanation_files.upsert_many(session, made.source_id, rows)

@@ -64,6 +64,8 @@ def test_an_explanation_is_added_and_read(session, anna):
     assert explanations.of_feature(session, REF) == (added,)
     assert explanations.of_feature(session, FeatureRef(MODEL, SOURCE, SINGLE)) == ()
     assert len(added.id) == 22
+    named = explanations.add(session, REF, NewExplanation(description="x", type_name=" a\0b ", model_name=" "))
+    assert (named.type_name, named.model_name) == ("a␀b", None)
 
 
 @pytest.mark.usefixtures("made")

@@ -9,9 +9,9 @@ from sqlalchemy import insert, select, update
 
 from backend import errors
 from backend.db.tables import Corpus, Feature, Revision, Vocabulary
-from backend.formats import dashboards
+from backend.formats import copy_rows, dashboards
 from backend.names import FeatureRef
-from backend.services import catalog, features, ingest
+from backend.services import catalog, features
 from backend.services.features import FeatureQuery
 from tests import hosted
 from tests.database import statements
@@ -356,7 +356,7 @@ def test_the_token_filter_is_what_lower_case_search_finds(engine, token, data):
                 "max_activation": 1,
                 "fires_on": fires_on[:2],
                 "promotes": fires_on[2:],
-                "token_texts": ingest.token_texts(fires_on),
+                "token_texts": copy_rows.token_texts(fires_on),
             }
             session.execute(insert(Feature).values(revision_id=made.revision_id, index=index, **row))
         expected = [i for i, fires_on in enumerate(texts) if any(token.lower() in text.lower() for text in fires_on)]

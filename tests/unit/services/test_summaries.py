@@ -6,8 +6,10 @@ from sqlalchemy import update
 
 from backend.db.tables import Dashboard, Source
 from backend.formats import dashboards
-from backend.services import catalog, summaries
+from backend.names import FeatureRef
+from backend.services import catalog, explanations, summaries
 from backend.services.access import NOBODY
+from backend.services.explanations import NewExplanation
 from backend.services.visibility import see_as
 from tests import hosted
 from tests.database import statements
@@ -39,6 +41,18 @@ def test_features_of_several_sources_come_in_one_statement(session, connection, 
     assert rich.fires_on == TEXTS[1:4]
     assert found["3-other", SINGLE].max_value == 10.0
     assert found[SOURCE, DEAD].n_firings == 0
+
+
+def test_with_their_best_explanations_they_cost_one_statement_more(session, connection, made):
+    for words in ("cats", "dogs"):
+        explanations.add(session, FeatureRef(MODEL, SOURCE, RICH), NewExplanation(description=words))
+    found = summaries.of(session, [(source(session), RICH), (source(session), DEAD)])
+    assert {view.explanation for view in found.values()} == {""}
+    with statements(connection) as seen:
+        named = summaries.explained(session, found)
+    assert len(seen) == 1
+    assert {index: view.explanation for (_, index), view in named.items()} == {RICH: "dogs", DEAD: ""}
+    assert summaries.explained(session, {}) == {}
 
 
 def test_what_is_not_computed_is_left_out(session, made):
