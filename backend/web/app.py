@@ -38,6 +38,7 @@ from backend.web.pages import (
     features,
     graphs,
     home,
+    importing,
     jobs,
     lists,
     models,
@@ -110,8 +111,8 @@ def _application(settings: Settings) -> FastAPI:
     app.include_router(routes.router)
     app.include_router(failures.router)
     pages = (
-        home, account, adding, admin, jobs, explanation_search, explaining, lists, quick_list, previews, steering, steered,
-        graphs, text_search, trying, features, feature_notes, activations, scan, deletion, rerun, sources, models,
+        home, account, adding, importing, admin, jobs, explanation_search, explaining, lists, quick_list, previews, steering,
+        steered, graphs, text_search, trying, features, feature_notes, activations, scan, deletion, rerun, sources, models,
     )  # fmt: skip
     for page in pages:
         app.include_router(page.router, dependencies=[Depends(forms.check_token)])

@@ -218,6 +218,22 @@ def add_url() -> str:
     return "/add"
 
 
+def import_url() -> str:
+    """Where dashboards are handed over that another tool made."""
+    return "/import"
+
+
+def imports_api_url() -> str:
+    """Where dashboards are imported."""
+    return "/api/imports"
+
+
+def export_api_url(model: str, source: str, format: str = "neuronpedia") -> str:
+    """A source's dashboards as a zip of that format."""
+    query = "" if format == "neuronpedia" else f"?{urlencode({'format': format})}"
+    return f"/api/export{names.source_url(model, source)}{query}"
+
+
 def uploads_api_url() -> str:
     """Where files are sent to."""
     return "/api/uploads"

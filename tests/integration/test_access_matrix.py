@@ -180,6 +180,7 @@ RULES: dict[str, Rule] = {
     "GET /": Rule(everybody, is_listing=True),
     "GET /definitions": Rule(everybody),
     "GET /add": Rule(signed_in),
+    "GET /import": Rule(signed_in),
     "GET /jobs": Rule(everybody, is_listing=True),
     "GET /jobs/{job_id}": Rule(if_listed),
     "GET /jobs/{job_id}/progress": Rule(if_listed),

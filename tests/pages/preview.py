@@ -30,6 +30,7 @@ from backend.web.pages import (
     failures,
     features,
     home,
+    importing,
     jobs,
     look,
     models,
@@ -149,6 +150,7 @@ def pages() -> dict[str, tuple[str, Any]]:
             adding.context(OPERATOR, (samples.model(),), samples.corpora(), samples.uploads(), origin=ORIGIN),
         ),
         "add-nothing": ("pages/add.html", adding.context(NOBODY, (), (), (), origin=ORIGIN)),
+        "import": ("pages/import.html", importing.context(OPERATOR, samples.import_uploads(), origin=ORIGIN)),
         "definitions": ("pages/definitions.html", home.DefinitionsContext(definitions.NUMBERS, definitions.THINGS)),
         "mine": (
             "pages/source.html",

@@ -508,3 +508,11 @@ def uploads() -> tuple[UploadView, ...]:
         UploadView("1" * 32, "sae", "batchtopk<512>", "open", files, n_bytes, (), {}, AT),
         UploadView("2" * 32, "sae", "6-res-jb", "complete", whole, n_bytes, (), {}, AT),
     )
+
+
+def import_uploads() -> tuple[UploadView, ...]:
+    """As `uploads`, of dashboards."""
+    return tuple(
+        replace(each, kind="dashboards", name=name)
+        for each, name in zip(uploads(), ("6-<made>", "7-made"), strict=True)
+    )

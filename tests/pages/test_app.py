@@ -65,6 +65,7 @@ PAGES = {
     "/search-explanations": 2,
     f"/search-explanations?q=cats&modelId={hosted.MODEL}&sources={hosted.SOURCE}": 4,
     "/search-explanations?q=cats&releaseName=tiny-sae": 4,
+    "/import": 1,
     "/jobs": 5,
     "/lists": 3,
     "/quick-list": 0,

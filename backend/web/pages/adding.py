@@ -60,7 +60,7 @@ def context(
     origin: str,
 ) -> AddContext:
     """The page, with commands that reach this site at `origin`."""
-    key = "" if viewer.account_id is None else " -H 'x-api-key: …'"
+    key = commands.curl_key(viewer)
     upload = f"{origin}{links.uploads_api_url()}/whole?name=my-sae.zip"
     model = models[0].id if models else {"weights": "openai-community/gpt2"}
     wish = {"model": model, "upload": "…", "corpus": {"hub": "NeelNanda/pile-10k"}}

@@ -1,7 +1,7 @@
 /* The page where an SAE is handed over: files are sent as soon as they are chosen, what the server finds in them is shown,
    and the rest of the form says how they are to be hosted. */
 
-import { fromDrop, fromInput } from "./dropped.js";
+import { fromInput, whenChosen } from "./dropped.js";
 import { declared, named, options } from "./fields.js";
 import { element, meter, row } from "./meter.js";
 import { Transfer, ask } from "./transfer.js";
@@ -122,14 +122,7 @@ export function start(form) {
     show("amount", !part.corpus.value.startsWith("id:")); // a prepared corpus has its length and context size
   }
 
-  part.drop.addEventListener("dragover", (event) => (event.preventDefault(), (part.drop.dataset.over = "")));
-  part.drop.addEventListener("dragleave", () => delete part.drop.dataset.over);
-  part.drop.addEventListener("drop", async (event) => {
-    event.preventDefault();
-    delete part.drop.dataset.over;
-    choose(await fromDrop(event.dataTransfer));
-  });
-  for (const name of ["files", "folder"]) part[name].addEventListener("change", () => choose(fromInput(part[name])));
+  whenChosen(part, choose);
   part.pause.addEventListener("click", () => {
     if (transfer.isPaused) return attempt(go);
     transfer.pause();

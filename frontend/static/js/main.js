@@ -5,6 +5,7 @@ import { start as copy } from "./copy.js";
 import { start as graph } from "./graph.js";
 import { start as explanations } from "./explanations.js";
 import { start as embedding } from "./embedding.js";
+import { start as importing } from "./importing.js";
 import { start as keys } from "./keys.js";
 import { start as progress } from "./progress.js";
 import { start as readout } from "./readout.js";
@@ -23,6 +24,7 @@ const controllers = {
   embedding,
   explanations,
   graph,
+  importing,
   keys,
   progress,
   readout,
