@@ -70,6 +70,8 @@ def sentence(view: JobView) -> str:
             says = f"storing, {stage.n_units_done:,} of {stage.n_units:,} features"
         case "evaluate":
             says = f"evaluating, {stage.n_units_done:,} of {stage.n_units:,} tokens"
+        case "prepare" if view.is_import:
+            says = f"looking at files, {stage.n_units_done / 1e6:,.0f} MB"
         case _:
             says = "preparing" + (f", {stage.n_units_done:,} tokens" if stage.n_units_done else "")
     return says + (f", {duration(view.seconds_left)} left" if view.seconds_left is not None else "")

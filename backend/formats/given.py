@@ -138,7 +138,7 @@ def fires_on(maxima: Iterable[tuple[str, float]]) -> list[str]:
 
 def facts(feature: GivenFeature, fires_on: Sequence[str], n_tokens: int) -> FeatureFacts:
     """What the table of features says. Firings are the fraction of the corpus's tokens; of one that is not dead, at least 1."""
-    is_alive = feature.max_value > 0 or feature.density > 0 or bool(feature.examples)
+    is_alive = feature.max_value > 0 or feature.density > 0 or any(example.values for example in feature.examples)
     n_firings = max(round(feature.density * n_tokens), int(is_alive))
     promotes = list(feature.row.get("pos_str") or ())[:N_TOKENS_SHOWN]
     return FeatureFacts(

@@ -79,11 +79,19 @@ class SourceView:
     """Size of the activation index; None where none is kept."""
     is_partial: bool = False
     """Its first computation is under way: the numbers are whole, but only some features' dashboards can be read."""
+    is_imported: bool = False
+    """Another tool made its dashboards: what that did not say is not known."""
 
     @property
     def mean_l0(self) -> float:
         """Firings per unmasked token; 0 before the first computation."""
         return self.n_firings / self.n_corpus_tokens if self.n_corpus_tokens else 0.0
+
+    @property
+    def has_l0(self) -> bool:
+        """Its mean L0 is known: of an import only where all features of the SAE are there, and the tokens are told."""
+        is_whole = self.n_features == self.d_sae and (self.has_weights or bool(self.config.get("d_sae")))
+        return self.n_corpus_tokens > 0 and (is_whole or not self.is_imported)
 
     @property
     def dead_share(self) -> float:
@@ -441,6 +449,7 @@ _SOURCES = (
         Revision.created_at.label("computed_at"), Corpus.id.label("corpus_id"), Corpus.name.label("corpus"),
         Corpus.n_tokens.label("n_corpus_tokens"), Corpus.n_contexts.label("n_corpus_contexts"), Corpus.context_size,
         Corpus.vocabulary_id, Corpus.is_first_masked, Source.revision_id.is_(None).label("is_partial"),
+        (Corpus.blob_key == "").label("is_imported"),
     )
     .select_from(Source)
     .outerjoin(Revision, Revision.id == func.coalesce(Source.revision_id, _UNFINISHED))
@@ -454,7 +463,7 @@ _REGISTERED = (
 )  # fmt: skip
 _COMPUTED = (
     "corpus", "n_corpus_tokens", "n_corpus_contexts", "context_size", "n_features", "n_alive", "n_firings", "n_dense",
-    "activation_sum", "computed_at", "index_bytes", "is_partial",
+    "activation_sum", "computed_at", "index_bytes", "is_partial", "is_imported",
 )  # fmt: skip
 
 

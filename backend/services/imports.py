@@ -119,8 +119,16 @@ def refuse_computed(session: Session, source_id: int, ref: str) -> None:
 def known_files(session: Session, source_id: int) -> dict[str, str]:
     """sha256 of each file that the source's dashboards were imported from, by name; empty where they were computed."""
     query = select(Revision.spec).join(Source, Source.revision_id == Revision.id).where(Source.id == source_id)
-    spec = session.scalar(query) or {}
-    return dict(spec.get("files") or {})
+    return _files_of(session.scalar(query))
+
+
+def files_of_revision(session: Session, revision_id: int) -> dict[str, str]:
+    """As `known_files`, of a revision."""
+    return _files_of(session.scalar(select(Revision.spec).where(Revision.id == revision_id)))
+
+
+def _files_of(spec: Mapping[str, Any] | None) -> dict[str, str]:
+    return dict((spec or {}).get("files") or {})
 
 
 @dataclass(frozen=True, slots=True)

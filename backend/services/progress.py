@@ -26,7 +26,7 @@ class StageView:
 
     name: str
     unit: str
-    """What its work is counted in: tokens or features."""
+    """What its work is counted in: tokens, features, bytes, contexts."""
     n_shards: int
     n_shards_done: int
     n_shards_running: int
@@ -77,6 +77,8 @@ class JobView:
     """Jobs that are done before it, while it is queued."""
     owner_id: int | None = None
     """The account that asked for it; None: the host's operator."""
+    is_import: bool = False
+    """It stores dashboards that another tool made."""
 
     @property
     def title(self) -> str:
@@ -229,7 +231,7 @@ def _view(
         tokens_per_s=encoding.units_per_s or None,
         seconds_left=seconds_left(sums) if job.state == "running" else None, error=error,
         created_at=job.created_at, started_at=job.started_at, finished_at=job.finished_at, n_before=n_before,
-        owner_id=job.owner_id,
+        owner_id=job.owner_id, is_import="import" in job.spec,
     )  # fmt: skip
 
 

@@ -40,9 +40,8 @@ class Stage:
     """Dashboards are published without it: claimed last, and a job it failed in goes on with the rest."""
 
 
-_PREPARE = Stage("prepare", "tokens", 0.03)
 COMPUTE = (
-    _PREPARE,
+    Stage("prepare", "tokens", 0.03),
     Stage("encode", "tokens", 0.72),
     Stage("finish", "features", 0.13),
     Stage("evaluate", "tokens", 0.12, is_extra=True),
@@ -50,7 +49,7 @@ COMPUTE = (
 """Of a job that computes dashboards, in order. To add one: a line here, a function in `workers/stages.py`, and `plan`
 where its shards become possible."""
 IMPORT = (
-    _PREPARE,
+    Stage("prepare", "bytes", 0.03),
     Stage("read", "bytes", 0.55),
     Stage("merge", "contexts", 0.12),
     Stage("store", "features", 0.30),

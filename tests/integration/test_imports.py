@@ -104,7 +104,7 @@ def test_what_is_served_of_saedashboard_s_output_is_what_its_files_say(site: Sit
             assert page.status_code == 200
             assert re.search(r"\bnan\b", page.text) is None
     assert client.get("/gpt2-small/0-res-jb").status_code == 200
-    assert client.get("/api/features/gpt2-small/0-res-jb?sort=max_activation&descending=true").json()["n_total"] == 4
+    assert client.get("/api/features/gpt2-small/0-res-jb?with_dead=true").json()["n_total"] == 4
 
 
 @pytest.fixture(scope="module")

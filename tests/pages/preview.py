@@ -158,7 +158,12 @@ def pages() -> dict[str, tuple[str, Any]]:
         ),
         "imported": (
             "pages/source.html",
-            replace(sources.context(samples.imported_source(), None, every, samples.page()), can_change=True),
+            replace(
+                sources.context(samples.imported_source(), None, every, samples.page()),
+                can_change=True,
+                exported=sources.export_panel(OPERATOR, samples.imported_source(), origin=ORIGIN),
+                files={f"{what}/batch-{n}.jsonl.gz": "0f" * 32 for what in ("features", "activations") for n in (0, 1)},
+            ),
         ),
         "made": ("pages/source.html", sources.context(samples.made_source(), None, every, None)),
         "imported-feature": (

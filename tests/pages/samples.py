@@ -172,7 +172,14 @@ def uncomputed_source() -> SourceView:
 
 def imported_source(**changes: object) -> SourceView:
     """A computed source whose weights nobody has named."""
-    unknown = {"has_weights": False, "hook_point": "", "architecture": "", "d_in": 0, "index_bytes": None}
+    unknown = {
+        "has_weights": False,
+        "hook_point": "",
+        "architecture": "",
+        "d_in": 0,
+        "index_bytes": None,
+        "is_imported": True,
+    }
     return source(**(unknown | changes))
 
 

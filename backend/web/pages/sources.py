@@ -14,7 +14,8 @@ from markupsafe import Markup
 
 from backend import errors, names
 from backend.formats.quality import Quality
-from backend.services import access, catalog, events, explanations, features, filling, jobs, sharing
+from backend.services import access, catalog, events, explanations, features, filling, imports, jobs, sharing
+from backend.services.access import Viewer
 from backend.services.events import EventView
 from backend.services.features import FeaturePage, FeatureQuery, SortKey
 from backend.services.filling import SoFar
@@ -52,6 +53,18 @@ class Column:
     """Sorts by it, or turns the order round."""
     direction: Direction
     """Empty if the table is sorted by another."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportPanel:
+    """How the dashboards are taken along."""
+
+    url: str
+    """Of a zip with Neuronpedia's files."""
+    parquet_url: str
+    curl: str
+    command: str
+    """Empty for whoever is not the operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +106,10 @@ class SourceContext:
     """None before a job has looked."""
     attach_command: str = ""
     """Gives the source its weights; empty where it has some."""
+    exported: ExportPanel | None = None
+    """None before its dashboards are whole."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """sha256 by name of what its dashboards were imported from."""
     explained: Mapping[int, str] = field(default_factory=dict)
     """The best explanation of each feature on the page that has one, by index."""
 
@@ -156,6 +173,10 @@ def show(
     listed = [names.FeatureRef(model, source, row.index) for row in page.rows] if page else []
     explained = {ref.index: said for ref, said in explanations.headlines(session, listed).items()}
     shown = replace(shown, can_change=can_change, can_share=can_share, look=panel, explained=explained)
+    if page is not None and not view.is_partial:
+        shown = replace(shown, exported=export_panel(viewer, view, origin=str(request.base_url).rstrip("/")))
+    if view.is_imported and view.revision_id is not None:
+        shown = replace(shown, files=imports.files_of_revision(session, view.revision_id))
     if shown.job is not None:
         known = {of.name: of for of in filling.of_job(session, shown.job.id)}
         shown = replace(shown, log=events.newest(session, shown.job.id), so_far=known.get(source))
@@ -207,6 +228,14 @@ def context(
         json_url=links.features_api_url(source.model, source.name, query),
         attach_command="" if source.has_weights else commands.attach(source.model, source.name),
     )
+
+
+def export_panel(viewer: Viewer, source: catalog.SourceView, *, origin: str) -> ExportPanel:
+    """Links and commands that reach this site at `origin`."""
+    url = links.export_api_url(source.model, source.name)
+    curl = f"curl -OJf{commands.curl_key(viewer)} {origin}{url}"
+    command = commands.export(source.model, source.name) if viewer.is_admin else ""
+    return ExportPanel(url, links.export_api_url(source.model, source.name, "parquet"), curl, command)
 
 
 def _is_published(job: JobView, source: str) -> bool:
