@@ -67,7 +67,7 @@ export function start(form) {
     part.begin.disabled = true;
     const from = place() ? { [ADDRESS.test(place()) ? "url" : "folder"]: place() } : { upload: upload.id };
     const wish = { ...from, model: part.model.value.trim(), source: part.source.value.trim(), replace: part.replace.checked };
-    if (part.visibility) wish.visibility = part.visibility.value;
+    if (part.visibility?.value) wish.visibility = part.visibility.value;
     const begun = await ask(imports, { method: "POST", json: wish });
     location.assign(begun.length === 1 ? begun[0].job_url : jobs);
   }
