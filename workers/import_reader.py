@@ -22,9 +22,12 @@ from backend.formats.import_files import Opened
 from backend.formats.import_parts import Builder, Part
 from backend.import_places import Folder, Web
 
-MAX_PART_BYTES = 96_000_000
+MAX_PART_BYTES = 24_000_000
 """Of what is gathered before it is written: a file that is larger becomes several parts."""
 _SAY_EVERY_S = 0.2
+_TEXTS_HELD = 20_000
+_ANY_ID = {"id": None}
+"""An export anew has others."""
 Say = Callable[[dict[str, Any]], None]
 
 
@@ -135,16 +138,15 @@ def pack(
             opened.append(part)
             numbers.append(contexts[f"part-{i}"])
             own.append(there)
-    vocabularies = [part.vocabulary for part in opened]
     indices = np.unique(np.concatenate(own)) if own else np.zeros(0, np.int64)
-    earlier = array_file.read(Path(old)).arrays
+    earlier, peaks = array_file.read(Path(old)).arrays, _Peaks()
     progress = _Progress(say)
     n_texts = 0
     with Path(f"{out}.features").open("wb") as features, Path(f"{out}.dashboards").open("wb") as dashboards:
         for file in (features, dashboards):
             file.write(copy_rows.HEADER)
         for index in indices.tolist():
-            feature, fires_on = _feature(index, opened, numbers, vocabularies)
+            feature, fires_on = _feature(index, opened, numbers, peaks)
             packed = import_parts.entry(earlier, "packed", index)
             if packed is not None:
                 known = given.unpack(packed)
@@ -161,23 +163,41 @@ def pack(
 
 
 def _feature(
-    index: int, parts: Sequence[Part], numbers: Sequence[Any], vocabularies: Sequence[list[str]]
+    index: int, parts: Sequence[Part], numbers: Sequence[Any], peaks: "_Peaks"
 ) -> tuple[given.GivenFeature, list[str]]:
-    """The feature, and the tokens it fires on most strongly."""
+    """The feature, and the tokens it fires on most strongly. Of a row that is there twice, as after an export anew, one."""
     row: dict[str, Any] = {}
-    examples: dict[bytes, given.GivenExample] = {}
+    examples: list[given.GivenExample] = []
+    known: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     maxima: list[tuple[str, float]] = []
-    for part, of_part, vocabulary in zip(parts, numbers, vocabularies, strict=True):
+    for part, of_part in zip(parts, numbers, strict=True):
         row |= part.neuron(index) or {}
         for number, positions, values, rest in part.texts(index):
             example = given.GivenExample(int(of_part[number]), tuple(positions), tuple(values), rest)
-            key = orjson.dumps([example.context, positions, values, {**rest, "id": None}], option=orjson.OPT_SORT_KEYS)
-            if key in examples:  # the same row twice, as where a file was exported again
+            alike = known.setdefault((example.context, example.positions, example.values), [])
+            if alike and (rest | _ANY_ID) in alike:
                 continue
-            examples[key] = example
+            alike.append(rest | _ANY_ID)
+            examples.append(example)
             if example.is_top and (at := example.max_position) is not None:
-                maxima.append((vocabulary[int(part.context(number)[at])], example.max_value))
-    return given.GivenFeature(index, row, tuple(examples.values())), given.fires_on(maxima)
+                maxima.append((peaks.token(example.context, part, number, at), example.max_value))
+    return given.GivenFeature(index, row, tuple(examples)), given.fires_on(maxima)
+
+
+class _Peaks:
+    """Tokens at which features are largest; texts are read once, as long as not too many are held."""
+
+    def __init__(self) -> None:
+        self._texts: dict[int, list[str]] = {}
+
+    def token(self, context: int, part: Part, number: int, at: int) -> str:
+        """The `at`-th token of a context, which is span `number` of the part."""
+        found = self._texts.get(context)
+        if found is None:
+            if len(self._texts) >= _TEXTS_HELD:
+                self._texts.clear()
+            found = self._texts[context] = part.tokens(number, neuronpedia_rows.Counts())
+        return found[at]
 
 
 class _Progress:

@@ -24,6 +24,7 @@ from backend import errors, import_places
 from backend.db.session import transaction
 from backend.formats import array_file, copy_rows, import_files, import_parts, neuronpedia_rows
 from backend.formats.import_files import DataFile
+from backend.formats.neuronpedia_rows import Counts
 from backend.services import explanation_files, imports, ingest, jobs, shards
 from backend.services.imports import CorpusFacts
 from backend.services.shards import Piece
@@ -162,7 +163,12 @@ def merge(work: Work) -> None:
         session = stack.enter_context(transaction(work.sessions))
         facts = _corpus(session, work, found)
         before = imports.hold(session, claimed.model, source.id, facts)
-        numbers = imports.merge_texts(session, before, parts, lambda: work.heartbeat.at(0))
+        counts = Counts()
+        try:
+            with work.scratch("ids") as ids:
+                numbers = imports.merge_texts(session, before, parts, ids, counts)
+        except ValueError as error:
+            raise errors.InvalidInputError(f"{error}.", hint="Nothing is imported. Export the files again.") from error
         runs = list(import_parts.features_of(parts, STORE_FEATURES, STORE_BYTES))
         maps_key = f"jobs/{claimed.job_id}/{claimed.lease_id}/maps"
         with work.scratch("maps") as path:
@@ -181,7 +187,7 @@ def merge(work: Work) -> None:
         )  # fmt: skip
         jobs.set_prepared(session, claimed.job_id, spec=claimed.spec, revision_ids={source.id: revision_id})
         _plan_store(session, work, [Piece(int(run[0]), int(run[-1] - run[0]) + 1, len(run), source.id) for run in runs])
-        _report(session, work, found)
+        _report(session, work, [*found, {"put_right": counts.put_right, "unknown": {}}])
 
 
 def _files_read(work: Work) -> list[DataFile]:

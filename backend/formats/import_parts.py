@@ -1,7 +1,7 @@
 """What was read of one file of an import, sorted by feature: the step between strangers' files and rows.
 
-A part knows its own vocabulary and contexts; merging the parts of an import gives them numbers of the whole. Its file is
-one of named arrays (`array_file.py`), checked by checksum.
+A part has the token lists it met as the bytes they came as, each once; merging the parts of an import reads them, once for
+the whole, and numbers texts and tokens. Its file is one of named arrays (`array_file.py`), checked by checksum.
 """
 
 import itertools
@@ -19,38 +19,44 @@ from backend.formats import array_file, neuronpedia_rows
 from backend.formats.neuronpedia_rows import Counts, Row, Text
 
 DIGEST_BYTES = 16
+_IDS_AT_ONCE = 1 << 22
 
 
 def digest(tokens: Sequence[str]) -> bytes:
     """What names a text: equal for equal tokens, however they were written."""
-    return blake2b(orjson.dumps(tokens), digest_size=DIGEST_BYTES).digest()
+    return _digest(orjson.dumps(tokens))
+
+
+def _digest(data: bytes) -> bytes:
+    return blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 
 class Builder:
-    """Gathers what one file says, until it is written."""
+    """Gathers what one file says, until it is written. Tokens are kept as they came: the same text is under many features."""
 
     def __init__(self) -> None:
         self.counts = Counts()
         self.n_bytes = 0
         """Of what is gathered."""
-        self._vocabulary: dict[str, int] = {}
-        self._by_span: dict[bytes, tuple[int, int]] = {}
-        """Number and length of the context, by digest of its JSON as it came."""
-        self._by_digest: dict[bytes, int] = {}
-        self._contexts: list[NDArray[np.uint32]] = []
+        self._numbers: dict[bytes, int] = {}
+        """Of each span, by its digest."""
+        self._spans: list[bytes] = []
+        self._n_values: list[int] = []
         self._texts: dict[int, list[bytes]] = {}
         self._neurons: dict[int, bytes] = {}
 
     def add_text(self, text: Text) -> None:
-        """One example; raises `ValueError` where tokens and values do not fit together."""
-        key = blake2b(text.span, digest_size=DIGEST_BYTES).digest()
-        found = self._by_span.get(key)
-        if found is None:
-            found = self._by_span[key] = self._add_context(neuronpedia_rows.tokens(text.span, self.counts))
-        number, n_tokens = found
-        if text.n_values != n_tokens:
-            raise ValueError(f"{text.n_values} values of {n_tokens} tokens")
-        packed = orjson.dumps([number, text.positions, text.values, text.row])
+        """One example; raises `ValueError` where another with the same tokens has more or fewer values."""
+        key = _digest(text.span)
+        number = self._numbers.get(key)
+        if number is None:
+            number = self._numbers[key] = len(self._spans)
+            self._spans.append(text.span)
+            self._n_values.append(text.n_values)
+            self.n_bytes += len(text.span)
+        elif self._n_values[number] != text.n_values:
+            raise ValueError(f"{text.n_values} values, where the same tokens have {self._n_values[number]}")
+        packed = orjson.dumps((number, text.positions, text.values, text.row))
         self._texts.setdefault(text.index, []).append(packed)
         self.n_bytes += len(packed)
 
@@ -61,32 +67,16 @@ class Builder:
 
     def write(self, path: Path, meta: dict[str, Any]) -> None:
         """Write what was gathered."""
-        contexts = self._contexts
         texts = {index: b"[" + b",".join(rows) + b"]" for index, rows in self._texts.items()}
-        ids = np.concatenate(contexts) if contexts else np.zeros(0, np.uint32)
-        vocabulary = orjson.dumps(list(self._vocabulary))
         arrays: dict[str, NDArray[Any]] = {
-            "vocabulary": np.frombuffer(vocabulary, np.uint8),
-            "token_counts": np.bincount(ids, minlength=len(self._vocabulary)).astype(np.int64),
-            "digests": np.frombuffer(b"".join(self._by_digest), np.uint8).reshape(-1, DIGEST_BYTES),
-            "context_offset": _offsets([len(row) for row in contexts]),
-            "context_ids": ids,
+            "digests": np.frombuffer(b"".join(self._numbers), np.uint8).reshape(-1, DIGEST_BYTES),
+            "n_values": np.array(self._n_values, np.int64),
+            "spans_offset": _offsets([len(span) for span in self._spans]),
+            "spans_bytes": np.frombuffer(b"".join(self._spans), np.uint8),
             **table("texts", texts),
             **table("neurons", self._neurons),
         }
         array_file.write(path, arrays, meta)
-
-    def _add_context(self, tokens: list[str]) -> tuple[int, int]:
-        known = digest(tokens)
-        number = self._by_digest.get(known)
-        if number is None:
-            number = self._by_digest[known] = len(self._contexts)
-            ids: list[int | None] = list(map(self._vocabulary.get, tokens))
-            if None in ids:
-                ids = [self._vocabulary.setdefault(token, len(self._vocabulary)) for token in tokens]
-            self._contexts.append(np.fromiter(ids, np.uint32, len(ids)))
-            self.n_bytes += 4 * len(ids)
-        return number, len(tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,24 +86,17 @@ class Part:
     _arrays: Mapping[str, NDArray[Any]]
 
     @property
-    def vocabulary(self) -> list[str]:
-        """Token texts by the part's own ids."""
-        return list(orjson.loads(self._arrays["vocabulary"].tobytes()))
-
-    @property
-    def token_counts(self) -> NDArray[np.int64]:
-        """How often each token stands in the part's contexts."""
-        return self._arrays["token_counts"]
-
-    @property
     def digests(self) -> NDArray[np.uint8]:
-        """[contexts, 16]: what names each context."""
+        """[spans, 16]: what names each span of tokens."""
         return self._arrays["digests"]
 
-    def context(self, number: int) -> NDArray[np.uint32]:
-        """Token ids of a context, the part's own."""
-        first, stop = self._arrays["context_offset"][number : number + 2].tolist()
-        return self._arrays["context_ids"][first:stop]
+    def tokens(self, number: int, counts: Counts) -> list[str]:
+        """The texts of a span; raises `ValueError` where they are none, or not as many as their values."""
+        first, stop = self._arrays["spans_offset"][number : number + 2].tolist()
+        found = neuronpedia_rows.tokens(self._arrays["spans_bytes"][first:stop].tobytes(), counts)
+        if len(found) != (n := int(self._arrays["n_values"][number])):
+            raise ValueError(f"{n} values of {len(found)} tokens, which begin with {found[:5]}")
+        return found
 
     @property
     def features(self) -> NDArray[np.int64]:
@@ -145,53 +128,78 @@ def read(path: Path, *, is_checked: bool = True) -> Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Vocabulary:
-    """The token texts of an import, and where each part's own ids lie in it."""
-
-    texts: list[str]
-    of_parts: list[NDArray[np.uint32]]
-
-
-def merge_vocabularies(parts: Sequence[Part], known: Sequence[str]) -> Vocabulary:
-    """One vocabulary of all parts: `known` keeps its ids; what is new follows, the commonest first, ties by text."""
-    ids = {text: number for number, text in enumerate(known)}
-    counts: dict[str, int] = {}
-    for part in parts:
-        for text, n in zip(part.vocabulary, part.token_counts.tolist(), strict=True):
-            if text not in ids:
-                counts[text] = counts.get(text, 0) + n
-    for text in sorted(counts, key=lambda text: (-counts[text], text)):
-        ids[text] = len(ids)
-    of_parts = [np.array([ids[text] for text in part.vocabulary], np.uint32) for part in parts]
-    return Vocabulary(list(ids), of_parts)
-
-
-@dataclass(frozen=True, slots=True)
-class Contexts:
-    """The contexts of an import, each once."""
+class Merged:
+    """The texts of an import, each once."""
 
     of_parts: list[NDArray[np.int64]]
-    """By part: the number in the corpus of each of its contexts."""
-    new: list[tuple[int, int, int]]
-    """(number in the corpus, part, number in the part) of each that was not there, ascending."""
+    """By part: the number in the corpus of each of its spans."""
+    vocabulary: list[str]
+    """Token texts: those there were keep their ids; what is new follows, the commonest first, ties by text."""
+    first_new: int
+    """Number in the corpus of the first text that was not there."""
+    _ids: NDArray[np.uint32]
+    _offset: NDArray[np.int64]
+
+    def new(self) -> Iterator[tuple[int, list[int]]]:
+        """(number, token ids) of each text that was not there, ascending."""
+        for at in range(len(self._offset) - 1):
+            yield self.first_new + at, self._ids[self._offset[at] : self._offset[at + 1]].tolist()
 
 
-def merge_contexts(parts: Sequence[Part], known: NDArray[np.uint8]) -> Contexts:
-    """Number the contexts of all parts; `known`, [contexts, 16], are the digests of those there are, by their number."""
-    n_known = len(known)
-    all_digests = np.concatenate([known, *(part.digests for part in parts)]).reshape(-1, DIGEST_BYTES)
-    keys = np.ascontiguousarray(all_digests).view(f"V{DIGEST_BYTES}").reshape(-1)
+def merge(
+    parts: Sequence[Part], known: Mapping[bytes, int], vocabulary: Sequence[str], scratch: Path, counts: Counts
+) -> Merged:
+    """One numbering of texts and tokens for all parts.
+
+    Args:
+        parts: In the order of their files.
+        known: Numbers of the texts there are, 0 to their count, by `digest`.
+        vocabulary: Their tokens.
+        scratch: A file for token ids, which may be more than memory holds.
+        counts: Told of what is put right.
+
+    Raises:
+        ValueError: Some span is no list of texts, or has not as many tokens as values.
+    """
+    spans = np.concatenate([part.digests for part in parts]).reshape(-1, DIGEST_BYTES)
+    keys = np.ascontiguousarray(spans).view(f"V{DIGEST_BYTES}").reshape(-1)
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    number = np.empty(len(first), np.int64)
-    number[np.argsort(first, kind="stable")] = np.arange(len(first))  # in order of first appearance
-    of_all = number[inverse.reshape(-1)]
-    ends = np.cumsum([n_known, *(len(part.digests) for part in parts)])
+    ends = np.cumsum([0, *(len(part.digests) for part in parts)])
+    numbers: dict[bytes, int] = dict(known)
+    ids = {text: number for number, text in enumerate(vocabulary)}
+    number_of = np.empty(len(first), np.int64)
+    lengths: list[int] = []
+    with scratch.open("wb") as file:
+        for unique in np.argsort(first, kind="stable").tolist():  # in order of first appearance
+            at = int(first[unique])
+            part = int(np.searchsorted(ends, at, side="right")) - 1
+            tokens = parts[part].tokens(at - int(ends[part]), counts)
+            number = numbers.setdefault(digest(tokens), len(numbers))
+            number_of[unique] = number
+            if number == len(known) + len(lengths):
+                row: list[int | None] = list(map(ids.get, tokens))
+                if None in row:
+                    row = [ids.setdefault(token, len(ids)) for token in tokens]
+                file.write(np.fromiter(row, np.uint32, len(row)).tobytes())
+                lengths.append(len(row))
+    of_all = number_of[inverse.reshape(-1)]
     of_parts = [of_all[start:stop] for start, stop in itertools.pairwise(ends)]
-    new = []
-    for at in np.sort(first[first >= n_known]).tolist():
-        part = int(np.searchsorted(ends, at, side="right")) - 1
-        new.append((int(of_all[at]), part, at - int(ends[part])))
-    return Contexts(of_parts, new)
+    stored = np.memmap(scratch, np.uint32, "r+") if scratch.stat().st_size else np.zeros(0, np.uint32)
+    texts = _commonest_first(list(ids), len(vocabulary), stored)
+    return Merged(of_parts, texts, len(known), stored, _offsets(lengths))
+
+
+def _commonest_first(texts: list[str], n_known: int, ids: NDArray[np.uint32]) -> list[str]:
+    """Number the tokens after the first `n_known` anew, in `ids` too."""
+    counts = np.zeros(len(texts), np.int64)
+    for start in range(0, len(ids), _IDS_AT_ONCE):
+        counts += np.bincount(ids[start : start + _IDS_AT_ONCE], minlength=len(texts))
+    order = sorted(range(n_known, len(texts)), key=lambda token: (-int(counts[token]), texts[token]))
+    anew = np.arange(len(texts), dtype=np.uint32)
+    anew[order] = np.arange(n_known, len(texts), dtype=np.uint32)
+    for start in range(0, len(ids), _IDS_AT_ONCE):
+        ids[start : start + _IDS_AT_ONCE] = anew[ids[start : start + _IDS_AT_ONCE]]
+    return [*texts[:n_known], *(texts[token] for token in order)]
 
 
 def features_of(parts: Sequence[Part], max_features: int, max_bytes: int) -> Iterator[NDArray[np.int64]]:

@@ -61,9 +61,8 @@ MAX_INDEX = 2**31 - 1
 
 @dataclass(slots=True)
 class Counts:
-    """What was read, and what was put right."""
+    """What was put right, and what nobody knows."""
 
-    n_rows: int = 0
     put_right: Counter[str] = field(default_factory=Counter)
     """By what it was, in words."""
     unknown: Counter[str] = field(default_factory=Counter)
@@ -119,12 +118,9 @@ def _example(row: Row, span: bytes | None, counts: Counts) -> Text:
     firing = list(filter(None, values))
     try:
         low, high = (min(firing), max(firing)) if firing else (0.0, 0.0)
-        is_finite = math.isfinite(sum(firing))  # else one of them is not
-    except (TypeError, OverflowError) as error:
+        sum(firing)  # all are numbers
+    except TypeError as error:
         raise ValueError("'values' is a list of numbers") from error
-    if not is_finite:
-        positions, firing = _finite_firings(positions, firing, counts)
-        low, high = (min(firing), max(firing)) if firing else (0.0, 0.0)
     index = index_of(row)
     for name in _PLACE:
         row.pop(name, None)
@@ -196,6 +192,7 @@ def of_dashboard(feature: Row, place: str, counts: Counts) -> DashboardFeature:
 
     `place` is the hook point of vectors, `blocks.{layer}.{hook}`, where the file tells one.
     """
+    feature = _put_right(feature, counts)
     examples = feature.pop("activations", None)
     if not isinstance(examples, list):
         raise ValueError("'activations' is a list")
@@ -219,7 +216,6 @@ def _dashboard_text(index: int, example: Row, counts: Counts) -> Text:
     contributions = row.get("logitContributions")
     if contributions is not None and not isinstance(contributions, str):
         row["logitContributions"] = json.dumps(contributions)
-    counts.n_rows += 1
     return _example(row | {"index": index}, None, counts)
 
 
@@ -274,30 +270,11 @@ def at_line(name: str, n: int, error: ValueError) -> errors.InvalidInputError:
 
 
 def _kept(row: Row, known: frozenset[str], counts: Counts) -> Row:
-    """What says something; NaN and infinities as numbers that JSON has."""
-    kept = {}
-    for name, value in row.items():
-        if value is None or value == []:
-            continue
-        if name not in known:
-            counts.unknown[name] += 1
-        kept[name] = _finite(value, counts) if isinstance(value, (float, list)) else value
+    """What says something."""
+    kept = {name: value for name, value in row.items() if value is not None and value != []}
+    if not kept.keys() <= known:
+        counts.unknown.update(kept.keys() - known)
     return kept
-
-
-def _finite(value: Any, counts: Counts) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        counts.put_right["number that is not finite"] += 1
-        return 0.0 if math.isnan(value) else math.copysign(_INFINITE, value)
-    if isinstance(value, list):
-        return [_finite(each, counts) if isinstance(each, (float, list)) else each for each in value]
-    return value
-
-
-def _finite_firings(positions: list[int], values: list[float], counts: Counts) -> tuple[list[int], list[float]]:
-    finite = _finite(values, counts)
-    kept = [(at, value) for at, value in zip(positions, finite, strict=True) if value]
-    return [at for at, _ in kept], [value for _, value in kept]
 
 
 def _loads(data: bytes, counts: Counts) -> Any:
@@ -307,19 +284,23 @@ def _loads(data: bytes, counts: Counts) -> Any:
     except orjson.JSONDecodeError:
         pass
     try:
-        return _encodable(json.loads(data.decode("utf-8", "replace")), counts)
+        return _put_right(json.loads(data.decode("utf-8", "replace")), counts)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"it is no JSON ({error})") from error
 
 
-def _encodable(value: Any, counts: Counts) -> Any:
+def _put_right(value: Any, counts: Counts) -> Any:
+    """NaN and infinities as numbers that JSON has, halves of surrogate pairs as the sign for no character."""
     if isinstance(value, str) and not value.isascii():
         good = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         if good != value:
             counts.put_right["text that is no Unicode"] += 1
         return good
+    if isinstance(value, float) and not math.isfinite(value):
+        counts.put_right["number that is not finite"] += 1
+        return 0.0 if math.isnan(value) else math.copysign(_INFINITE, value)
     if isinstance(value, list):
-        return [_encodable(each, counts) for each in value]
+        return [_put_right(each, counts) for each in value]
     if isinstance(value, dict):
-        return {_encodable(name, counts): _encodable(each, counts) for name, each in value.items()}
+        return {_put_right(name, counts): _put_right(each, counts) for name, each in value.items()}
     return value

@@ -8,8 +8,9 @@ So what is imported again replaces what it says and leaves the rest, and an impo
 A source's imported contexts and vocabulary belong to it alone and only grow. Does not own files, nor computing.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from backend import errors, names
 from backend.db.tables import Context, Corpus, Dashboard, Feature, Model, Revision, Source, Vocabulary
 from backend.formats import copy_rows, given, import_parts
 from backend.formats.import_files import Layout
+from backend.formats.neuronpedia_rows import Counts
 from backend.services import access, catalog, given_catalog, ingest, jobs, limits
 from backend.services.access import Viewer, Visibility
 from backend.services.visibility import addressed, unrestricted
@@ -151,8 +153,8 @@ class Before:
 
     corpus_id: int
     vocabulary: tuple[str, ...]
-    digests: NDArray[np.uint8]
-    """[contexts, 16], by number."""
+    digests: Mapping[bytes, int]
+    """Numbers of its contexts, by `import_parts.digest`."""
 
 
 def corpus_of(session: Session, model: str, source_id: int, facts: CorpusFacts) -> Corpus:
@@ -179,9 +181,9 @@ def hold(session: Session, model: str, source_id: int, facts: CorpusFacts) -> Be
     """What there is of a source's imported text; as `corpus_of`."""
     row = corpus_of(session, model, source_id, facts)
     vocabulary = catalog.vocabulary(session, row.vocabulary_id)
-    digests = [import_parts.digest([vocabulary[i] for i in ids]) for ids in _contexts(session, row.id)]
-    known = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, import_parts.DIGEST_BYTES)
-    return Before(row.id, vocabulary, known)
+    texts = _contexts(session, row.id)
+    digests = {import_parts.digest([vocabulary[i] for i in ids]): number for number, ids in enumerate(texts)}
+    return Before(row.id, vocabulary, digests)
 
 
 def _contexts(session: Session, corpus_id: int) -> Iterator[list[int]]:
@@ -303,20 +305,12 @@ def _take_along(session: Session, before: int, revision_id: int) -> None:
 
 
 def merge_texts(
-    session: Session, before: Before, parts: Sequence[import_parts.Part], on_progress: Callable[[], None]
+    session: Session, before: Before, parts: Sequence[import_parts.Part], scratch: Path, counts: Counts
 ) -> list[NDArray[np.int64]]:
-    """Store the texts of all parts; by part, the number in the corpus of each of its contexts."""
-    vocabulary = import_parts.merge_vocabularies(parts, before.vocabulary)
-    contexts = import_parts.merge_contexts(parts, before.digests)
-
-    def new() -> Iterator[tuple[int, Sequence[int]]]:
-        for n, (number, part, own) in enumerate(contexts.new):
-            if n % _ROWS == 0:
-                on_progress()
-            yield number, vocabulary.of_parts[part][parts[part].context(own)].tolist()
-
-    store_texts(session, before.corpus_id, vocabulary.texts, new())
-    return contexts.of_parts
+    """Store the texts of all parts; by part, the number in the corpus of each of its spans. Raises as `import_parts.merge`."""
+    merged = import_parts.merge(parts, before.digests, before.vocabulary, scratch, counts)
+    store_texts(session, before.corpus_id, merged.vocabulary, merged.new())
+    return merged.of_parts
 
 
 def source_row(session: Session, model: str, name: str) -> Source:

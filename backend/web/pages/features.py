@@ -169,7 +169,7 @@ def context(feature: FeatureView) -> FeatureContext:
         groups=tuple(_group(group, ends) for group in feature.groups),
         legend=charts.signed_legend(ends) if feature.signed else charts.legend(feature.max_value),
         activations=_activations(feature, ends),
-        logits=charts.logits(lens.histogram) if lens else Markup(""),
+        logits=charts.logits(lens.histogram) if lens and lens.histogram.counts else Markup(""),
         largest_logit=max((abs(logit) for _, logit in (*lens.top, *lens.bottom)), default=1.0) if lens else 1.0,
         steer_url=steering.url_of(feature),
     )

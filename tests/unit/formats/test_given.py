@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 from hypothesis import given as cases
 from hypothesis import strategies as st
@@ -74,17 +73,12 @@ def part(tmp_path, name: str, texts: list[tuple[int, list[str], list[float]]]) -
 def test_parts_share_texts_and_tokens(tmp_path) -> None:
     one = part(tmp_path, "1", [(5, ["a", "b"], [0, 1]), (2, ["b", "c"], [1, 0]), (5, ["b", "c"], [2, 2])])
     two = part(tmp_path, "2", [(5, ["c", "b", "b"], [1, 0, 0]), (9, ["a", "b"], [3, 0])])
-    known = np.frombuffer(import_parts.digest(["b", "c"]), np.uint8).reshape(1, -1)
-    vocabulary = import_parts.merge_vocabularies([one, two], ["zz", "c"])
-    assert vocabulary.texts == ["zz", "c", "b", "a"]
-    contexts = import_parts.merge_contexts([one, two], known)
-    assert [each.tolist() for each in contexts.of_parts] == [[1, 0], [2, 1]]
-    read = [
-        [vocabulary.texts[i] for i in vocabulary.of_parts[at][(one, two)[at].context(own)]]
-        for _, at, own in contexts.new
-    ]
-    assert read == [["a", "b"], ["c", "b", "b"]]
-    assert [number for number, _, _ in contexts.new] == [1, 2]
+    known = {import_parts.digest(["zz"]): 0, import_parts.digest(["b", "c"]): 1}
+    merged = import_parts.merge([one, two], known, ["zz", "c"], tmp_path / "ids", Counts())
+    assert merged.vocabulary == ["zz", "c", "b", "a"]
+    assert [each.tolist() for each in merged.of_parts] == [[2, 1], [3, 2]]
+    read = {number: [merged.vocabulary[i] for i in ids] for number, ids in merged.new()}
+    assert read == {2: ["a", "b"], 3: ["c", "b", "b"]}
     assert [row[0] for row in one.texts(5)] == [0, 1]
     assert one.texts(4) == []
     runs = list(import_parts.features_of([one, two], 2, 10**9))
@@ -92,6 +86,20 @@ def test_parts_share_texts_and_tokens(tmp_path) -> None:
     assert [len(run) for run in import_parts.features_of([one, two], 10, 1)] == [1, 1, 1]
 
 
+def test_a_text_written_in_two_ways_is_one(tmp_path) -> None:
+    builder = import_parts.Builder()
+    for tokens in (b'["\\u00e9"]', '["é"]'.encode(), b'[ "\\u00e9" ]'):
+        line = b'{"index":1,"values":[1],"tokens":' + tokens + b',"id":"x"}'
+        builder.add_text(neuronpedia_rows.activation(line, Counts()))
+    builder.write(tmp_path / "1", {})
+    merged = import_parts.merge([import_parts.read(tmp_path / "1")], {}, [], tmp_path / "ids", Counts())
+    assert [each.tolist() for each in merged.of_parts] == [[0, 0, 0]]
+    assert (merged.vocabulary, list(merged.new())) == (["é"], [(0, [0])])
+
+
 def test_as_many_values_as_tokens(tmp_path) -> None:
+    with pytest.raises(ValueError, match="3 values, where the same tokens have 2"):
+        part(tmp_path, "1", [(5, ["a", "b"], [0, 1]), (5, ["a", "b"], [0, 1, 1])])
+    one = part(tmp_path, "2", [(5, ["a", "b"], [0, 1, 1])])
     with pytest.raises(ValueError, match="3 values of 2 tokens"):
-        part(tmp_path, "1", [(5, ["a", "b"], [0, 1, 1])])
+        import_parts.merge([one], {}, [], tmp_path / "ids", Counts())
