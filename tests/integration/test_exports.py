@@ -85,8 +85,9 @@ def renamed(body: Any) -> Any:
     """The answer about what was imported, as if it were about what it was exported from."""
     row = json.loads(json.dumps(body).replace(f'"{AGAIN}"', f'"{COMPUTED}"'))
     for feature in row if isinstance(row, list) else [row]:
-        if isinstance(feature.get("source"), dict):
-            feature["source"].pop("inferenceEnabled")  # there are no weights in an export
+        for relation, key in (("source", "inferenceEnabled"), ("sourceSet", "allowInferenceSearch")):
+            if isinstance(feature.get(relation), dict):
+                feature[relation].pop(key)  # there are no weights in an export
         for explanation in feature.get("explanations", ()):
             explanation.pop("id")  # ids are a site's own: no two rows of it share one
     return row
