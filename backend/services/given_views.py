@@ -75,7 +75,7 @@ def expand(
 def _groups(
     feature: GivenFeature, contexts: Mapping[int, Sequence[int]], texts: Sequence[str]
 ) -> tuple[GroupView, ...]:
-    """The top group, which also has what is of no interval, then intervals from the highest to the lowest."""
+    """As `GroupView`s are ordered; the top group also has what is of no interval."""
     of_bins: dict[tuple[float, float, float], list[ExampleView]] = {}
     top: list[ExampleView] = []
     for example in feature.examples:
@@ -89,10 +89,15 @@ def _groups(
     if top:
         top.sort(key=lambda view: -view.max_value)
         groups.append(GroupView(True, top[-1].max_value, feature.max_value, 1.0, tuple(top)))
-    for (low, high, share), views in sorted(of_bins.items(), key=lambda pair: (-pair[0][0], -pair[0][1])):
+    for (low, high, share), views in sorted(of_bins.items(), key=lambda pair: _order(*pair[0])):
         views.sort(key=lambda view: -view.max_value)
         groups.append(GroupView(False, low, high, share if share != TOP_BIN else 0.0, tuple(views)))
     return tuple(groups)
+
+
+def _order(low: float, high: float, share: float) -> tuple[bool, float, float]:
+    """Intervals from the highest to the lowest, then those below zero from the lowest up, the bottom group before them."""
+    return (False, -low, -high) if low >= 0 else (True, 0.0 if share == TOP_BIN else 1.0, low)
 
 
 def _example(example: GivenExample, contexts: Mapping[int, Sequence[int]], texts: Sequence[str]) -> ExampleView:

@@ -24,9 +24,10 @@ from backend.db.session import transaction
 from backend.db.tables import Source
 from backend.formats import file_streams
 from backend.names import FeatureRef
-from backend.services import explanation_files, explanations, exports
+from backend.services import explanation_files, explanations, exports, hosting
 from backend.web.app import create_app
 from tests import exports as made_exports
+from tests import tiny
 from tests.integration.test_imports import begin, done, rows_of
 from tests.site import Site
 from tests.site import site as site
@@ -81,9 +82,9 @@ def unpacked(answer: Any, folder: Path) -> Path:
     return folder
 
 
-def renamed(body: Any) -> Any:
+def renamed(body: Any, again: str = AGAIN, computed: str = COMPUTED) -> Any:
     """The answer about what was imported, as if it were about what it was exported from."""
-    row = json.loads(json.dumps(body).replace(f'"{AGAIN}"', f'"{COMPUTED}"'))
+    row = json.loads(json.dumps(body).replace(f'"{again}"', f'"{computed}"'))
     for feature in row if isinstance(row, list) else [row]:
         for relation, key in (("source", "inferenceEnabled"), ("sourceSet", "allowInferenceSearch")):
             if isinstance(feature.get(relation), dict):
@@ -109,6 +110,28 @@ def test_a_computed_source_comes_back_as_it_was(computed: Site, client: TestClie
     assert renamed(listed[1]) == renamed(listed[0])
     explained = client.get(f"/api/feature/{MODEL}/{AGAIN}/7").json()["explanations"]
     assert [each["description"] for each in explained] == ["imported"]
+
+
+def test_neurons_with_values_below_zero_come_back_as_they_were(
+    computed: Site, client: TestClient, tmp_path: Path
+) -> None:
+    corpus = tmp_path / "text.txt"
+    corpus.write_text(tiny.text(100))
+    spec = {"corpus": str(corpus), "is_tokens": False, "hook_point": "", "threads": 1}
+    with transaction(computed.sessions) as session:
+        hook = "blocks.1.mlp.hook_post"
+        hosted = hosting.register(session, str(computed.folder / "tiny-gpt2"), [], spec, dense=[f"neurons:{hook}"])
+    computed.wake()
+    done(computed, hosted.job_id)
+    source, again = "1-mlp-neurons", "9-mlp-neurons"
+    folder = unpacked(client.get(f"/api/export/{MODEL}/{source}"), tmp_path / "out")
+    done(computed, begin(computed, folder, source=again))
+    n_negative = 0
+    for index in range(64):
+        one, other = (client.get(f"/api/feature/{MODEL}/{each}/{index}").json() for each in (source, again))
+        assert renamed(other, again, source) == renamed(one, again, source), index
+        n_negative += sum(row["minValue"] < 0 for row in one["activations"])
+    assert n_negative > 0
 
 
 def test_the_files_are_those_that_readers_of_neuronpedia_s_layout_expect(
