@@ -18,7 +18,7 @@ from backend.formats.copy_rows import FeatureFacts
 
 PACK_VERSION = 3
 """First byte of the packed form; those of computed dashboards are in `dashboards.py`."""
-_ZLIB_LEVEL = 6
+_ZLIB_LEVEL = 3
 TOP_BIN = -1
 N_TOKENS_SHOWN = 10
 Facts = Mapping[str, Any]

@@ -140,10 +140,45 @@ class Merged:
     _ids: NDArray[np.uint32]
     _offset: NDArray[np.int64]
 
+    def write(self, path: Path) -> None:
+        """Write what `read_merged` gives to those who store features."""
+        arrays: dict[str, NDArray[Any]] = {f"part-{i}": each for i, each in enumerate(self.of_parts)}
+        texts = np.frombuffer(orjson.dumps(self.vocabulary), np.uint8)
+        array_file.write(
+            path,
+            arrays | {"ids": self._ids, "offset": self._offset, "vocabulary": texts},
+            {"first_new": self.first_new},
+        )
+
     def new(self) -> Iterator[tuple[int, list[int]]]:
         """(number, token ids) of each text that was not there, ascending."""
         for at in range(len(self._offset) - 1):
             yield self.first_new + at, self._ids[self._offset[at] : self._offset[at + 1]].tolist()
+
+
+@dataclass(frozen=True, slots=True)
+class Numbering:
+    """What was merged, as its file has it."""
+
+    _file: array_file.ArrayFile
+    vocabulary: list[str]
+
+    def of_part(self, i: int) -> NDArray[np.int64]:
+        """Numbers in the corpus of the spans of a part."""
+        return self._file.arrays[f"part-{i}"]
+
+    def token(self, context: int, at: int) -> str | None:
+        """The `at`-th token of a context; None for one that was there before the import."""
+        own = context - int(self._file.meta["first_new"])
+        if own < 0:
+            return None
+        return self.vocabulary[int(self._file.arrays["ids"][int(self._file.arrays["offset"][own]) + at])]
+
+
+def read_merged(path: Path) -> Numbering:
+    """Map the file that `Merged.write` wrote; raises `ValueError` for one that is none."""
+    found = array_file.read(path, is_checked=False)
+    return Numbering(found, list(orjson.loads(found.arrays["vocabulary"].tobytes())))
 
 
 def merge(
