@@ -172,16 +172,18 @@ def _feature(
     for part, of_part in zip(parts, numbers, strict=True):
         row |= part.neuron(index) or {}
         for number, positions, values, rest in part.texts(index):
-            example = given.GivenExample(int(of_part[number]), tuple(positions), tuple(values), rest)
-            alike = known.setdefault((example.context, example.positions, example.values), [])
+            context = int(of_part[number])
+            ids = numbering.ids(context)
+            own = () if context >= 0 or ids is None else tuple(ids.tolist())
+            example = given.GivenExample(max(context, given.OWN), tuple(positions), tuple(values), rest, own)
+            alike = known.setdefault((context, example.positions, example.values), [])
             if alike and (rest | _ANY_ID) in alike:
                 continue
             alike.append(rest | _ANY_ID)
             examples.append(example)
             if example.is_top and (at := example.max_position) is not None:
-                text = numbering.token(example.context, at)
-                if text is None:
-                    text = part.tokens(number, neuronpedia_rows.Counts())[at]
+                known_text = numbering.token(context, at)
+                text = part.tokens(number, neuronpedia_rows.Counts())[at] if known_text is None else known_text
                 maxima.append((text, example.max_value))
     return given.GivenFeature(index, row, tuple(examples)), given.fires_on(maxima)
 
