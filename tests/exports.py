@@ -1,6 +1,14 @@
-"""Neuronpedia exports made up for tests: as many features as asked for, texts that repeat between features or do not."""
+"""Neuronpedia exports made up for tests: as many features as asked for, texts that repeat between features or do not.
+
+Texts are Python's own standard library, cut into words as tokenizers do: English and code.
+"""
 
 import gzip
+import itertools
+import re
+import sysconfig
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +20,32 @@ N_TOKENS = 128
 N_FIRING = 6
 """Tokens of a text with an activation."""
 BATCH = 1024
-_N_WORDS = 50_000
+_TOKEN = re.compile(r" ?[A-Za-z]{1,9}| ?[0-9]{1,3}| ?[^\sA-Za-z0-9]{1,3}|\s+?(?=\S)|\s{1,8}|.")
 
 
-def words() -> list[str]:
-    """A vocabulary such as a BPE tokenizer's: most words begin with a space."""
-    rng = np.random.default_rng(0)
-    letters = np.array(list("etaoinshrdlucmfwygpb"))
-    lengths = rng.integers(2, 9, _N_WORDS)
-    texts = {f"{' ' * int(rng.random() < 0.7)}{''.join(rng.choice(letters, n))}": None for n in lengths.tolist()}
-    return list(texts)
+@cache
+def _library() -> list[bytes]:
+    """JSON of each token of the standard library, file after file."""
+    folder = Path(sysconfig.get_path("stdlib"))
+    files = sorted(
+        path for path in folder.rglob("*.py") if "site-packages" not in path.parts and "test" not in path.parts
+    )
+    known: dict[str, bytes] = {}
+    tokens = []
+    for path in files:
+        for token in _TOKEN.findall(path.read_text(errors="replace")):
+            tokens.append(known.setdefault(token, b""))
+            if not known[token]:
+                known[token] = tokens[-1] = orjson.dumps(token)
+    return tokens
+
+
+def _spans() -> Iterator[bytes]:
+    """JSON of one text after the other, all different until the library ends."""
+    tokens = _library()
+    for start in itertools.count():
+        for at in range(start % N_TOKENS, len(tokens) - N_TOKENS, N_TOKENS):
+            yield b"[" + b",".join(tokens[at : at + N_TOKENS]) + b"]"
 
 
 def write(
@@ -37,15 +61,11 @@ def write(
         source: Its id.
     """
     rng = np.random.default_rng(1)
-    vocabulary = words()
-    texts = [orjson.dumps(text) for text in vocabulary]
-    # word frequencies of English: the r-th commonest about 1 / r
-    chances = 1 / np.arange(1, len(texts) + 1)
-    edges = np.cumsum(chances / chances.sum())
+    texts = _spans()
+    vocabulary = sorted({orjson.loads(token) for token in _library()[:100_000]})
 
     def spans(n: int) -> list[bytes]:
-        ids = np.searchsorted(edges, rng.random((n, N_TOKENS))).clip(max=len(texts) - 1).tolist()
-        return [b"[" + b",".join([texts[i] for i in row]) + b"]" for row in ids]
+        return list(itertools.islice(texts, n))
 
     shared = spans(n_contexts)
     for name in ("features", "activations", "explanations"):

@@ -5,6 +5,7 @@ result, or {"error": …, "is_input": …}. It ends when nobody is left to send 
 starts at once and stays small.
 """
 
+import functools
 import json
 import sys
 import time
@@ -15,17 +16,17 @@ from typing import Any
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from backend import errors
 from backend.formats import array_file, copy_rows, given, import_files, import_parts, neuronpedia_rows
 from backend.formats.import_files import Opened
-from backend.formats.import_parts import Builder, Part
+from backend.formats.import_parts import Builder, Numbering, Part
 from backend.import_places import Folder, Web
 
 MAX_PART_BYTES = 24_000_000
 """Of what is gathered before it is written: a file that is larger becomes several parts."""
 _SAY_EVERY_S = 0.2
-_TEXTS_HELD = 20_000
 _ANY_ID = {"id": None}
 """An export anew has others."""
 Say = Callable[[dict[str, Any]], None]
@@ -128,25 +129,23 @@ def pack(
 
     Of a feature that is in `old` already, what the parts do not speak of stays: its row's other keys, its texts.
     """
-    contexts = array_file.read(Path(maps), is_checked=False).arrays
+    numbering, all_parts = _opened(maps, tuple(parts))
     opened, numbers, own = [], [], []
-    for i, path in enumerate(parts):
-        part = import_parts.read(Path(path), is_checked=False)  # the merge has checked it
-        there = part.features
+    for i, (part, there) in enumerate(all_parts):
         there = there[(there >= first) & (there < first + n)]
         if len(there):
             opened.append(part)
-            numbers.append(contexts[f"part-{i}"])
+            numbers.append(numbering.of_part(i))
             own.append(there)
     indices = np.unique(np.concatenate(own)) if own else np.zeros(0, np.int64)
-    earlier, peaks = array_file.read(Path(old)).arrays, _Peaks()
+    earlier = array_file.read(Path(old)).arrays
     progress = _Progress(say)
     n_texts = 0
     with Path(f"{out}.features").open("wb") as features, Path(f"{out}.dashboards").open("wb") as dashboards:
         for file in (features, dashboards):
             file.write(copy_rows.HEADER)
         for index in indices.tolist():
-            feature, fires_on = _feature(index, opened, numbers, peaks)
+            feature, fires_on = _feature(index, opened, numbers, numbering)
             packed = import_parts.entry(earlier, "packed", index)
             if packed is not None:
                 known = given.unpack(packed)
@@ -163,7 +162,7 @@ def pack(
 
 
 def _feature(
-    index: int, parts: Sequence[Part], numbers: Sequence[Any], peaks: "_Peaks"
+    index: int, parts: Sequence[Part], numbers: Sequence[Any], numbering: Numbering
 ) -> tuple[given.GivenFeature, list[str]]:
     """The feature, and the tokens it fires on most strongly. Of a row that is there twice, as after an export anew, one."""
     row: dict[str, Any] = {}
@@ -173,31 +172,27 @@ def _feature(
     for part, of_part in zip(parts, numbers, strict=True):
         row |= part.neuron(index) or {}
         for number, positions, values, rest in part.texts(index):
-            example = given.GivenExample(int(of_part[number]), tuple(positions), tuple(values), rest)
-            alike = known.setdefault((example.context, example.positions, example.values), [])
+            context = int(of_part[number])
+            ids = numbering.ids(context)
+            own = () if context >= 0 or ids is None else tuple(ids.tolist())
+            example = given.GivenExample(max(context, given.OWN), tuple(positions), tuple(values), rest, own)
+            alike = known.setdefault((context, example.positions, example.values), [])
             if alike and (rest | _ANY_ID) in alike:
                 continue
             alike.append(rest | _ANY_ID)
             examples.append(example)
             if example.is_top and (at := example.max_position) is not None:
-                maxima.append((peaks.token(example.context, part, number, at), example.max_value))
+                known_text = numbering.token(context, at)
+                text = part.tokens(number, neuronpedia_rows.Counts())[at] if known_text is None else known_text
+                maxima.append((text, example.max_value))
     return given.GivenFeature(index, row, tuple(examples)), given.fires_on(maxima)
 
 
-class _Peaks:
-    """Tokens at which features are largest; texts are read once, as long as not too many are held."""
-
-    def __init__(self) -> None:
-        self._texts: dict[int, list[str]] = {}
-
-    def token(self, context: int, part: Part, number: int, at: int) -> str:
-        """The `at`-th token of a context, which is span `number` of the part."""
-        found = self._texts.get(context)
-        if found is None:
-            if len(self._texts) >= _TEXTS_HELD:
-                self._texts.clear()
-            found = self._texts[context] = part.tokens(number, neuronpedia_rows.Counts())
-        return found[at]
+@functools.lru_cache(maxsize=1)
+def _opened(maps: str, parts: tuple[str, ...]) -> tuple[Numbering, list[tuple[Part, NDArray[np.int64]]]]:
+    """The parts and the features of each, opened once for all tasks of a shard; the merge has checked them."""
+    opened = [import_parts.read(Path(path), is_checked=False) for path in parts]
+    return import_parts.read_merged(Path(maps)), [(part, part.features) for part in opened]
 
 
 class _Progress:

@@ -28,13 +28,13 @@ from backend.formats.neuronpedia_rows import Counts
 from backend.services import explanation_files, imports, ingest, jobs, shards
 from backend.services.imports import CorpusFacts
 from backend.services.shards import Piece
-from workers import import_pool
+from workers import import_pool, runtime
 from workers.work import Work
 
-READ_BYTES = 64_000_000
+READ_BYTES = 256_000_000
 """Files of so many bytes, or one larger one, are a shard."""
-STORE_FEATURES = 4096
-STORE_BYTES = 48_000_000
+STORE_FEATURES = 8192
+STORE_BYTES = 128_000_000
 """Of texts, of the features of a shard."""
 _PIECES = 8
 """Tasks of a shard, so that several readers share it."""
@@ -165,17 +165,17 @@ def merge(work: Work) -> None:
         before = imports.hold(session, claimed.model, source.id, facts)
         counts = Counts()
         try:
-            with work.scratch("ids") as ids:
-                numbers = imports.merge_texts(session, before, parts, ids, counts)
+            ids = stack.enter_context(work.scratch("ids"))
+            merged = imports.merge_texts(session, before, parts, ids, counts)
         except ValueError as error:
             raise errors.InvalidInputError(f"{error}.", hint="Nothing is imported. Export the files again.") from error
         runs = list(import_parts.features_of(parts, STORE_FEATURES, STORE_BYTES))
         maps_key = f"jobs/{claimed.job_id}/{claimed.lease_id}/maps"
         with work.scratch("maps") as path:
-            array_file.write(path, {f"part-{i}": each for i, each in enumerate(numbers)}, {})
+            merged.write(path)
             work.blobs.put(maps_key, path)
         result = {"maps": maps_key, "n_tokens": facts.n_tokens}
-        if not shards.finish(session, claimed, n_units=sum(map(len, numbers)), result=result):
+        if not shards.finish(session, claimed, n_units=sum(map(len, merged.of_parts)), result=result):
             raise errors.CancelledError("the shard is no longer ours.")
         if source.id in shards.deleted_sources(session, claimed.job_id):
             shards.settle(session, claimed.job_id)
@@ -245,7 +245,7 @@ def store(work: Work) -> None:
 
 
 def _store_features(work: Work) -> None:
-    claimed, source = work.claimed, work.claimed.source
+    claimed, source, clock = work.claimed, work.claimed.source, runtime.Stopwatch()
     first, stop = claimed.first, claimed.first + claimed.n
     with transaction(work.sessions) as session:
         keys = [key for each in _found(session, work) for key in each["parts"]]
@@ -271,9 +271,10 @@ def _store_features(work: Work) -> None:
             for i, (a, b) in enumerate(itertools.pairwise(cuts))
             if b > a
         ]
-        found = import_pool.run(tasks, _n_readers(work), work.heartbeat.at)
+        with clock.stage("pack"):
+            found = import_pool.run(tasks, _n_readers(work), work.heartbeat.at)
         n_features, n_texts = (sum(each[key] for each in found) for key in ("n_features", "n_texts"))
-        with transaction(work.sessions) as session:
+        with clock.stage("write"), transaction(work.sessions) as session:
             shards.lock_writing(session, claimed)
             ingest.delete_features(session, source.written_id, first, stop)
             for each in tasks:
@@ -281,7 +282,7 @@ def _store_features(work: Work) -> None:
                     stream: IO[bytes] = stack.enter_context(open(f"{each['out']}.{what}", "rb"))
                     ingest.copy_stream(session, into, stream)
             counts = {"n_features": n_features, "n_texts": n_texts}
-            if not shards.finish(session, claimed, n_units=n_features, result=counts):
+            if not shards.finish(session, claimed, n_units=n_features, result=counts, seconds=clock.report()):
                 raise errors.CancelledError("the shard is no longer ours.")
             _publish_if_done(session, work)
 

@@ -1,12 +1,15 @@
 """A feature as another tool said it: what was imported, kept to the last digit, and how it is packed into a row.
 
 Numbers stay the decimals they were in the file, so JSON behind zlib holds them exactly, and in less room than binary
-numbers would take. Texts are (context, positions, values) as in a computed dashboard; contexts are stored once.
+numbers would take. Texts are (context, positions, values) as in a computed dashboard; a context that several examples
+show is stored once, one that no other shows lies with its feature.
 Keys are Neuronpedia's (`neuronpedia.py`). What a row says that is nothing ([] or null) is left out, as is what its other
 keys tell: its place, and the maximum and minimum of its values.
 """
 
+import itertools
 import math
+import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +21,11 @@ from backend.formats.copy_rows import FeatureFacts
 
 PACK_VERSION = 3
 """First byte of the packed form; those of computed dashboards are in `dashboards.py`."""
-_ZLIB_LEVEL = 6
+_ZLIB_LEVEL = 3
+_LENGTH = struct.Struct("<I")
 TOP_BIN = -1
+OWN = -1
+"""In place of a context's index: the example has its tokens itself."""
 N_TOKENS_SHOWN = 10
 Facts = Mapping[str, Any]
 
@@ -29,12 +35,14 @@ class GivenExample:
     """One text with its activations."""
 
     context: int
-    """Index in the source's corpus."""
+    """Index in the source's corpus; `OWN`: its tokens are below."""
     positions: tuple[int, ...]
     """Of the values that are not zero, ascending."""
     values: tuple[float, ...]
     row: Facts
     """The rest of its `Activation` row."""
+    tokens: tuple[int, ...] = ()
+    """Ids in the corpus's vocabulary, where no other example shows the text."""
 
     @property
     def max_value(self) -> float:
@@ -108,21 +116,30 @@ def pack(feature: GivenFeature) -> bytes:
         [len(example.positions) for example in examples],
         [at for example in examples for at in example.positions],
         [value for example in examples for value in example.values],
+        [len(example.tokens) for example in examples if example.context == OWN],
     ]  # fmt: skip
-    return bytes([PACK_VERSION]) + zlib.compress(orjson.dumps(body), _ZLIB_LEVEL)
+    text = orjson.dumps(body)
+    tokens = pack_tokens([token for example in examples for token in example.tokens])
+    return bytes([PACK_VERSION]) + zlib.compress(_LENGTH.pack(len(text)) + text + tokens, _ZLIB_LEVEL)
 
 
 def unpack(packed: bytes) -> GivenFeature:
     """The feature `pack` was given; raises `ValueError` for another version."""
     if not is_given(packed):
         raise ValueError(f"packed feature of version {packed[:1].hex() or 'none'}; this code reads {PACK_VERSION}")
-    index, row, common, columns, contexts, counts, positions, values = orjson.loads(zlib.decompress(packed[1:]))
+    raw = zlib.decompress(packed[1:])
+    stop = _LENGTH.size + _LENGTH.unpack_from(raw)[0]
+    index, row, common, columns, contexts, counts, positions, values, lengths = orjson.loads(raw[_LENGTH.size : stop])
+    tokens, n_tokens = iter(unpack_tokens(raw[stop:])), iter(lengths)
     examples = []
     start = 0
     for at, (context, count) in enumerate(zip(contexts, counts, strict=True)):
         stop = start + count
         own = {name: column[at] for name, column in columns.items() if column[at] is not None}
-        examples.append(GivenExample(context, tuple(positions[start:stop]), tuple(values[start:stop]), common | own))
+        text = tuple(itertools.islice(tokens, next(n_tokens))) if context == OWN else ()
+        examples.append(
+            GivenExample(context, tuple(positions[start:stop]), tuple(values[start:stop]), common | own, text)
+        )
         start = stop
     return GivenFeature(index, row, tuple(examples))
 
@@ -147,7 +164,7 @@ def facts(feature: GivenFeature, fires_on: Sequence[str], n_tokens: int) -> Feat
 
 
 def pack_tokens(ids: Sequence[int]) -> bytes:
-    """Token ids of a context of an imported corpus: UTF-8 of the characters of those numbers.
+    """Token ids of a text of an imported corpus: UTF-8 of the characters of those numbers.
 
     The commonest tokens of a corpus have the smallest ids and so take one byte or two, whatever its vocabulary grows to.
     """

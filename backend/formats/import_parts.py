@@ -42,6 +42,7 @@ class Builder:
         """Of each span, by its digest."""
         self._spans: list[bytes] = []
         self._n_values: list[int] = []
+        self._n_uses: list[int] = []
         self._texts: dict[int, list[bytes]] = {}
         self._neurons: dict[int, bytes] = {}
 
@@ -53,9 +54,11 @@ class Builder:
             number = self._numbers[key] = len(self._spans)
             self._spans.append(text.span)
             self._n_values.append(text.n_values)
+            self._n_uses.append(0)
             self.n_bytes += len(text.span)
         elif self._n_values[number] != text.n_values:
             raise ValueError(f"{text.n_values} values, where the same tokens have {self._n_values[number]}")
+        self._n_uses[number] += 1
         packed = orjson.dumps((number, text.positions, text.values, text.row))
         self._texts.setdefault(text.index, []).append(packed)
         self.n_bytes += len(packed)
@@ -71,6 +74,7 @@ class Builder:
         arrays: dict[str, NDArray[Any]] = {
             "digests": np.frombuffer(b"".join(self._numbers), np.uint8).reshape(-1, DIGEST_BYTES),
             "n_values": np.array(self._n_values, np.int64),
+            "n_uses": np.array(self._n_uses, np.int64),
             "spans_offset": _offsets([len(span) for span in self._spans]),
             "spans_bytes": np.frombuffer(b"".join(self._spans), np.uint8),
             **table("texts", texts),
@@ -89,6 +93,11 @@ class Part:
     def digests(self) -> NDArray[np.uint8]:
         """[spans, 16]: what names each span of tokens."""
         return self._arrays["digests"]
+
+    @property
+    def n_uses(self) -> NDArray[np.int64]:
+        """How many examples show each span."""
+        return self._arrays["n_uses"]
 
     def tokens(self, number: int, counts: Counts) -> list[str]:
         """The texts of a span; raises `ValueError` where they are none, or not as many as their values."""
@@ -132,18 +141,62 @@ class Merged:
     """The texts of an import, each once."""
 
     of_parts: list[NDArray[np.int64]]
-    """By part: the number in the corpus of each of its spans."""
+    """By part and span: the text's number in the corpus; or -1 - its row below, for one that a single example shows."""
     vocabulary: list[str]
     """Token texts: those there were keep their ids; what is new follows, the commonest first, ties by text."""
     first_new: int
-    """Number in the corpus of the first text that was not there."""
+    """Number in the corpus of the first text that was not there and that several examples show."""
+    _shared: NDArray[np.int64]
+    """Rows of those, by number."""
     _ids: NDArray[np.uint32]
+    """Token ids of all texts that were not there, row after row."""
     _offset: NDArray[np.int64]
 
+    def write(self, path: Path) -> None:
+        """Write what `read_merged` gives to those who store features."""
+        arrays: dict[str, NDArray[Any]] = {f"part-{i}": each for i, each in enumerate(self.of_parts)}
+        texts = np.frombuffer(orjson.dumps(self.vocabulary), np.uint8)
+        arrays |= {"ids": self._ids, "offset": self._offset, "shared": self._shared, "vocabulary": texts}
+        array_file.write(path, arrays, {"first_new": self.first_new})
+
     def new(self) -> Iterator[tuple[int, list[int]]]:
-        """(number, token ids) of each text that was not there, ascending."""
-        for at in range(len(self._offset) - 1):
-            yield self.first_new + at, self._ids[self._offset[at] : self._offset[at + 1]].tolist()
+        """(number, token ids) of each text that is to be stored, ascending."""
+        for at, row in enumerate(self._shared.tolist()):
+            yield self.first_new + at, self._ids[self._offset[row] : self._offset[row + 1]].tolist()
+
+
+@dataclass(frozen=True, slots=True)
+class Numbering:
+    """What was merged, as its file has it."""
+
+    _file: array_file.ArrayFile
+    vocabulary: list[str]
+
+    def of_part(self, i: int) -> NDArray[np.int64]:
+        """As `Merged.of_parts`."""
+        return self._file.arrays[f"part-{i}"]
+
+    def ids(self, number: int) -> NDArray[np.uint32] | None:
+        """Token ids of a text, by its number in `of_part`; None for one that was there before the import."""
+        arrays, row = self._file.arrays, -1 - number
+        if number >= 0:
+            at = number - int(self._file.meta["first_new"])
+            if at < 0:
+                return None
+            row = int(arrays["shared"][at])
+        first, stop = arrays["offset"][row : row + 2].tolist()
+        return arrays["ids"][first:stop]
+
+    def token(self, number: int, at: int) -> str | None:
+        """The `at`-th token of a text; None as of `ids`."""
+        ids = self.ids(number)
+        return None if ids is None else self.vocabulary[int(ids[at])]
+
+
+def read_merged(path: Path) -> Numbering:
+    """Map the file that `Merged.write` wrote; raises `ValueError` for one that is none."""
+    found = array_file.read(path, is_checked=False)
+    return Numbering(found, list(orjson.loads(found.arrays["vocabulary"].tobytes())))
 
 
 def merge(
@@ -165,28 +218,43 @@ def merge(
     keys = np.ascontiguousarray(spans).view(f"V{DIGEST_BYTES}").reshape(-1)
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     ends = np.cumsum([0, *(len(part.digests) for part in parts)])
-    numbers: dict[bytes, int] = dict(known)
+    n_uses = np.zeros(len(first), np.int64)
+    np.add.at(n_uses, inverse.reshape(-1), np.concatenate([part.n_uses for part in parts]))
+    rows: dict[bytes, int] = {}
     ids = {text: number for number, text in enumerate(vocabulary)}
     number_of = np.empty(len(first), np.int64)
     lengths: list[int] = []
+    uses: list[int] = []
     with scratch.open("wb") as file:
         for unique in np.argsort(first, kind="stable").tolist():  # in order of first appearance
             at = int(first[unique])
             part = int(np.searchsorted(ends, at, side="right")) - 1
             tokens = parts[part].tokens(at - int(ends[part]), counts)
-            number = numbers.setdefault(digest(tokens), len(numbers))
-            number_of[unique] = number
-            if number == len(known) + len(lengths):
-                row: list[int | None] = list(map(ids.get, tokens))
-                if None in row:
-                    row = [ids.setdefault(token, len(ids)) for token in tokens]
-                file.write(np.fromiter(row, np.uint32, len(row)).tobytes())
-                lengths.append(len(row))
+            key = digest(tokens)
+            if key in known:
+                number_of[unique] = known[key]
+                continue
+            row = rows.setdefault(key, len(lengths))
+            number_of[unique] = -1 - row
+            if row < len(lengths):  # the same tokens, written in another way
+                uses[row] += int(n_uses[unique])
+                continue
+            numbers: list[int | None] = list(map(ids.get, tokens))
+            if None in numbers:
+                numbers = [ids.setdefault(token, len(ids)) for token in tokens]
+            file.write(np.fromiter(numbers, np.uint32, len(numbers)).tobytes())
+            lengths.append(len(numbers))
+            uses.append(int(n_uses[unique]))
+    shared = np.flatnonzero(np.array(uses, np.int64) > 1)
+    number_of_row = -1 - np.arange(len(lengths))
+    number_of_row[shared] = len(known) + np.arange(len(shared))
+    is_new = number_of < 0
+    number_of[is_new] = number_of_row[-1 - number_of[is_new]]
     of_all = number_of[inverse.reshape(-1)]
     of_parts = [of_all[start:stop] for start, stop in itertools.pairwise(ends)]
     stored = np.memmap(scratch, np.uint32, "r+") if scratch.stat().st_size else np.zeros(0, np.uint32)
     texts = _commonest_first(list(ids), len(vocabulary), stored)
-    return Merged(of_parts, texts, len(known), stored, _offsets(lengths))
+    return Merged(of_parts, texts, len(known), shared, stored, _offsets(lengths))
 
 
 def _commonest_first(texts: list[str], n_known: int, ids: NDArray[np.uint32]) -> list[str]:

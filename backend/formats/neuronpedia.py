@@ -493,8 +493,10 @@ def _activation_id(feature: Feature, group: Group, example: Example) -> str:
     A signed feature may show a context twice: for its largest value and for its most negative one.
     """
     ref = f"{feature.source.model}/{feature.source.name}/{feature.index}/{example.context}{'-' * group.is_negative}"
+    if example.context < 0:  # an imported text that has no number: its tokens tell it from others
+        ref += "\0".join(example.tokens)
     firings = np.array(example.positions, "<i8").tobytes() + np.array(example.values, "<f4").tobytes()
-    return "c" + hashlib.blake2b(ref.encode() + b"\0" + firings, digest_size=12).hexdigest()
+    return "c" + hashlib.blake2b(ref.encode("utf-8", "surrogatepass") + b"\0" + firings, digest_size=12).hexdigest()
 
 
 def _centres(histogram: Histogram) -> list[float]:

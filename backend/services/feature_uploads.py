@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Context, Corpus
@@ -72,10 +72,10 @@ def add_texts(session: Session, model: str, source: str, index: int, texts: Sequ
     of = _Target.of(session, model, source, [FeatureUpload(index, {}, texts)])
     stored = imports.stored(session, of.revision_id, index, index + 1).get(index)
     known = GivenFeature(index, {}, ()) if stored is None else given.unpack(stored.packed)
-    examples = {(each.context, each.positions, each.values): each for each in known.examples}
+    examples = {_key(each): each for each in known.examples}
     n_known = len(examples)
     for each in of.examples(texts):
-        examples.setdefault((each.context, each.positions, each.values), each)
+        examples.setdefault(_key(each), each)
     feature = replace(known, examples=tuple(examples.values()))
     largest = max(known.max_value, *(example.max_value for example in feature.examples))
     of.write([replace(feature, row={**known.row, "maxActApprox": largest})])
@@ -109,22 +109,13 @@ class _Target:
         return cls(session, row.id, corpus, revision_id)
 
     def examples(self, texts: Sequence[GivenText]) -> list[GivenExample]:
-        """The texts as examples, in order; those that the corpus does not have are stored."""
+        """The texts as examples, in order, each with its tokens; the vocabulary grows by those that are new."""
         ids = {text: number for number, text in enumerate(self.vocabulary)}
         for text in texts:
             for token in text.tokens:
                 ids.setdefault(token, len(ids))
-        packed = [given.pack_tokens([ids[token] for token in text.tokens]) for text in texts]
-        of_corpus = select(Context.tokens, Context.index.label("number")).where(Context.corpus_id == self.corpus.id)
-        rows = self.session.execute(of_corpus.where(Context.tokens.in_(set(packed))))
-        numbers: dict[bytes, int] = {row.tokens: row.number for row in rows}
-        last = self.session.scalar(select(func.max(Context.index)).where(Context.corpus_id == self.corpus.id))
-        following = 0 if last is None else last + 1
-        new = list(dict.fromkeys(each for each in packed if each not in numbers))
-        numbers |= {each: following + at for at, each in enumerate(new)}
-        rows_new = [(numbers[each], given.unpack_tokens(each)) for each in new]
-        imports.store_texts(self.session, self.corpus.id, list(ids), rows_new)
-        return [_example(text, numbers[each]) for text, each in zip(texts, packed, strict=True)]
+        imports.store_texts(self.session, self.corpus.id, list(ids), [])
+        return [_example(text, ids) for text in texts]
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
@@ -134,17 +125,15 @@ class _Target:
 
     def write(self, features: Sequence[GivenFeature]) -> None:
         """Replace the features and let readers see them."""
-        shown = {example.context for feature in features for example in feature.examples if example.is_top}
-        query = select(Context.index.label("number"), Context.tokens).where(Context.corpus_id == self.corpus.id)
-        tokens = {
-            row.number: given.unpack_tokens(row.tokens)
-            for row in self.session.execute(query.where(Context.index.in_(sorted(shown))))
-        }
         vocabulary = self.vocabulary
+        shared = {each.context for feature in features for each in feature.examples if each.is_top} - {given.OWN}
+        query = select(Context.index.label("number"), Context.tokens).where(Context.corpus_id == self.corpus.id)
+        rows = self.session.execute(query.where(Context.index.in_(sorted(shared))))
+        tokens: dict[int, Sequence[int]] = {row.number: given.unpack_tokens(row.tokens) for row in rows}
         narrow, pages = [], []
         for feature in sorted(features, key=lambda each: each.index):
             maxima = [
-                (vocabulary[tokens[example.context][at]], example.max_value)
+                (vocabulary[(example.tokens or tokens[example.context])[at]], example.max_value)
                 for example in feature.examples
                 if example.is_top and (at := example.max_position) is not None
             ]
@@ -158,7 +147,13 @@ class _Target:
         imports.resize(self.session, self.source_id, self.revision_id)
 
 
-def _example(text: GivenText, context: int) -> GivenExample:
+def _key(example: GivenExample) -> tuple[object, ...]:
+    """What tells examples of a feature apart."""
+    return example.context, example.tokens, example.positions, example.values
+
+
+def _example(text: GivenText, ids: Mapping[str, int]) -> GivenExample:
     positions = tuple(at for at, value in enumerate(text.values) if value)
     row = {name: value for name, value in text.row.items() if value is not None}
-    return GivenExample(context, positions, tuple(text.values[at] for at in positions), row)
+    tokens = tuple(ids[token] for token in text.tokens)
+    return GivenExample(given.OWN, positions, tuple(text.values[at] for at in positions), row, tokens)

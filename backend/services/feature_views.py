@@ -34,7 +34,7 @@ class ExampleView:
     """One context with its activations, the leading special token left out."""
 
     context: int
-    """Index in the corpus."""
+    """Index in the corpus; -1 for one that was imported and that no other example shows."""
     tokens: tuple[str, ...]
     positions: tuple[int, ...]
     """Where the feature fires, as indexes into `tokens`, ascending."""

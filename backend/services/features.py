@@ -280,7 +280,7 @@ def _unpacked(packed: bytes, n_examples: int | None) -> dashboards.Dashboard | G
 
 def _context_indices(d: dashboards.Dashboard | GivenFeature) -> Iterable[int]:
     if isinstance(d, GivenFeature):
-        return [example.context for example in d.examples]
+        return [example.context for example in d.examples if example.context != given.OWN]
     found: list[int] = d.examples.context.tolist()
     return found
 

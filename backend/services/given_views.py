@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.formats.dashboards import Moments
-from backend.formats.given import TOP_BIN, GivenExample, GivenFeature
+from backend.formats.given import OWN, TOP_BIN, GivenExample, GivenFeature
 from backend.services.catalog import SourceView
 from backend.services.feature_views import (
     DocumentView,
@@ -102,10 +102,11 @@ def _order(low: float, high: float, share: float) -> tuple[bool, float, float]:
 
 def _example(example: GivenExample, contexts: Mapping[int, Sequence[int]], texts: Sequence[str]) -> ExampleView:
     values = example.values
+    ids = example.tokens if example.context == OWN else contexts[example.context]
     top = max(range(len(values)), key=values.__getitem__) if values else -1
     return ExampleView(
         context=example.context,
-        tokens=tuple(texts[token] for token in contexts[example.context]),
+        tokens=tuple(texts[token] for token in ids),
         positions=example.positions,
         values=values,
         max_value=values[top] if values else 0.0,

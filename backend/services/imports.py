@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import and_, delete, exists, func, insert, literal_column, select, update
 from sqlalchemy.orm import Session
 
@@ -306,11 +304,11 @@ def _take_along(session: Session, before: int, revision_id: int) -> None:
 
 def merge_texts(
     session: Session, before: Before, parts: Sequence[import_parts.Part], scratch: Path, counts: Counts
-) -> list[NDArray[np.int64]]:
-    """Store the texts of all parts; by part, the number in the corpus of each of its spans. Raises as `import_parts.merge`."""
+) -> import_parts.Merged:
+    """Store the texts of all parts, and return their numbers. Raises as `import_parts.merge`."""
     merged = import_parts.merge(parts, before.digests, before.vocabulary, scratch, counts)
     store_texts(session, before.corpus_id, merged.vocabulary, merged.new())
-    return merged.of_parts
+    return merged
 
 
 def source_row(session: Session, model: str, name: str) -> Source:

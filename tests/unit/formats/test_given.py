@@ -7,8 +7,8 @@ from backend.formats.given import GivenExample, GivenFeature
 from backend.formats.neuronpedia_rows import Counts
 
 
-def example(context: int, values: dict[int, float], **row: object) -> GivenExample:
-    return GivenExample(context, tuple(values), tuple(values.values()), row)
+def example(context: int, values: dict[int, float], tokens: tuple[int, ...] = (), **row: object) -> GivenExample:
+    return GivenExample(context, tuple(values), tuple(values.values()), row, tokens)
 
 
 FEATURE = GivenFeature(
@@ -18,6 +18,9 @@ FEATURE = GivenFeature(
         example(3, {1: 0.1, 5: 2.25}, binMin=-1, binContains=-1, id="a"),
         example(9, {0: 1.0}, binMin=0.0, binContains=0.25, id="b", mine=[1, {"x": None}]),
         example(3, {}, binMin=-1, binContains=-1),
+        example(given.OWN, {1: 0.5}, (7, 70_000, 0xD800), binMin=0.0),
+        example(given.OWN, {}, ()),
+        example(given.OWN, {0: 0.25}, (1,)),
     ),
 )
 
@@ -76,9 +79,17 @@ def test_parts_share_texts_and_tokens(tmp_path) -> None:
     known = {import_parts.digest(["zz"]): 0, import_parts.digest(["b", "c"]): 1}
     merged = import_parts.merge([one, two], known, ["zz", "c"], tmp_path / "ids", Counts())
     assert merged.vocabulary == ["zz", "c", "b", "a"]
-    assert [each.tolist() for each in merged.of_parts] == [[2, 1], [3, 2]]
+    assert [each.tolist() for each in merged.of_parts] == [[2, 1], [-2, 2]], "one text is only shown by one example"
     read = {number: [merged.vocabulary[i] for i in ids] for number, ids in merged.new()}
-    assert read == {2: ["a", "b"], 3: ["c", "b", "b"]}
+    assert read == {2: ["a", "b"]}
+    merged.write(tmp_path / "merged")
+    numbering = import_parts.read_merged(tmp_path / "merged")
+    found = {
+        n: ids if ids is None else [numbering.vocabulary[i] for i in ids]
+        for n in (1, 2, -2)
+        for ids in [numbering.ids(n)]
+    }
+    assert found == {1: None, 2: ["a", "b"], -2: ["c", "b", "b"]}
     assert [row[0] for row in one.texts(5)] == [0, 1]
     assert one.texts(4) == []
     runs = list(import_parts.features_of([one, two], 2, 10**9))
