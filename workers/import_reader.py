@@ -24,7 +24,7 @@ from backend.formats.import_files import Opened
 from backend.formats.import_parts import Builder, Numbering, Part
 from backend.import_places import Folder, Web
 
-MAX_PART_BYTES = 24_000_000
+MAX_PART_BYTES = 12_000_000
 """Of what is gathered before it is written: a file that is larger becomes several parts."""
 _SAY_EVERY_S = 0.2
 _ANY_ID = {"id": None}
