@@ -161,6 +161,6 @@ def _explanation(model: str, source: str, index: int) -> bytes:
     return orjson.dumps({
         "id": f"ce{index:018d}", "modelId": model, "layer": source, "index": str(index), "authorId": "c1",
         "description": f"words of kind {index}", "embedding": "[" + ",".join(["0.0123"] * 256) + "]",
-        "typeName": "oai_token-act-pair", "explanationModelName": "gpt-4o-mini", "umap_x": 0, "umap_y": 0,
-        "umap_cluster": 0, "umap_log_feature_sparsity": 0,
+        "typeName": "oai_token-act-pair", "explanationModelName": "gpt-4o-mini", "umap_x": index / 2, "umap_y": -index,
+        "umap_cluster": index % 7, "umap_log_feature_sparsity": 0,
     })  # fmt: skip

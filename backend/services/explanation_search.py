@@ -8,7 +8,7 @@ viewer may not see is left out before a page is cut. Meaning is not compared: em
 
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, case, func, select, tuple_
+from sqlalchemy import ColumnElement, and_, case, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from backend import errors
@@ -114,9 +114,13 @@ def _check_model(session: Session, model: str) -> None:
 
 
 def _sets_of_release(session: Session, release: str) -> list[tuple[str, str]]:
-    """(model, set) of the source sets of a release: those of that name. Raises `NotFoundError` where there are none."""
-    of = select(SourceSet.model_id, SourceSet.name).where(SourceSet.name == as_key(release))
+    """(model, set) of the source sets of a release; a set of no release is one by itself. Raises `NotFoundError`."""
+    is_alone = and_(SourceSet.release_name.is_(None), SourceSet.name == as_key(release))
+    of = select(SourceSet.model_id, SourceSet.name).where(or_(SourceSet.release_name == as_key(release), is_alone))
     found: list[tuple[str, str]] = [(row.model_id, row.name) for row in session.execute(of)]
     if not found:
-        raise errors.NotFoundError(f"No release '{release}' is hosted.", hint="A release is a source set's name.")
+        raise errors.NotFoundError(
+            f"No release '{release}' is hosted.",
+            hint="POST /api/global lists releases; a source set of none goes by its own name.",
+        )
     return found

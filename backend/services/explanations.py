@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Integer, Select, SQLColumnExpression, Text, and_, cast, func, select, update
+from sqlalchemy import Integer, Select, SQLColumnExpression, Text, and_, cast, func, or_, select, update
 from sqlalchemy import delete as deletion
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, aggregate_order_by, insert
 from sqlalchemy.orm import Session
@@ -123,6 +123,14 @@ def of_features(session: Session, refs: Collection[FeatureRef]) -> dict[FeatureR
     for row in session.execute(addressed(query.order_by(*BEST_FIRST))):
         found.setdefault(FeatureRef(row.model, row.source, row.feature), []).append(view(row))
     return {ref: tuple(views) for ref, views in found.items()}
+
+
+def mapped(session: Session, model: str, source: str) -> tuple[ExplanationView, ...]:
+    """Those of a source that lie on a map, by feature, then id; one statement. An export writes 0, 0 for no place."""
+    is_placed = or_(Explanation.umap_x != 0, Explanation.umap_y != 0)
+    query = EXPLANATIONS.where(Source.model_id == as_key(model), Source.name == as_key(source), is_placed)
+    rows = session.execute(addressed(query.order_by(Explanation.index, Explanation.id)))
+    return tuple(view(row) for row in rows)
 
 
 def headlines(session: Session, refs: Collection[FeatureRef]) -> dict[FeatureRef, str]:

@@ -37,12 +37,12 @@ _CONTEXT_SIZE = 30
 _N_PROMOTED = 5
 
 
-def draw(feature: FeatureView, fonts: Fonts | None = None) -> bytes:
-    """The card as PNG."""
+def draw(feature: FeatureView, said: str = "", fonts: Fonts | None = None) -> bytes:
+    """The card as PNG; `said` is what explains the feature, empty where nothing does."""
     image = Image.new("RGB", (WIDTH, HEIGHT), _PAPER)
     card = _Card(ImageDraw.Draw(image), fonts or Fonts())
     card.place(feature)
-    card.headline(feature)
+    card.headline(feature, said or feature.label)
     card.context(feature)
     card.spread(feature)
     card.promoted(feature)
@@ -51,9 +51,10 @@ def draw(feature: FeatureView, fonts: Fonts | None = None) -> bytes:
     return written.getvalue()
 
 
-def description(feature: FeatureView) -> str:
+def description(feature: FeatureView, explained: str = "") -> str:
     """The same in a sentence, for readers and for those who do not load pictures."""
-    said = f"“{feature.label}”. " if feature.label else ""
+    called = explained or feature.label
+    said = f"“{called}”. " if called else ""
     if feature.is_dead:
         return f"{said}Never fires on {feature.source.corpus}."
     tokens = ", ".join(repr(token) for token in feature.fires_on[:5])
@@ -77,11 +78,11 @@ class _Card:
         self._write((_EDGE + 46, 48), self._fit(f"{source.model}  /  {source.name}", 32, room), 32, _MUTED)
         self._write((WIDTH - _EDGE - self._width(index, 32), 48), index, 32, _INK)
 
-    def headline(self, feature: FeatureView) -> None:
-        """What it is called, else the tokens it fires on, else that it never fires."""
+    def headline(self, feature: FeatureView, called: str) -> None:
+        """What it is said to be or called, else the tokens it fires on, else that it never fires."""
         top, room = 116, WIDTH - 2 * _EDGE
-        if feature.label:
-            self._write((_EDGE, top), self._fit(self._fonts.text(feature.label), 58, room), 58, _INK)
+        if called:
+            self._write((_EDGE, top), self._fit(self._fonts.text(called), 58, room), 58, _INK)
         elif feature.is_dead:
             self._write((_EDGE, top), "never fires", 58, _MUTED)
         else:

@@ -166,6 +166,18 @@ def test_texts_are_stored_once(imported: Site) -> None:
     assert n == LARGE["n_contexts"]
 
 
+def test_the_release_and_the_map_of_an_export_are_there(imported: Site, client: TestClient) -> None:
+    found = client.post(
+        "/api/explanation/search-release", json={"releaseName": "made-up", "query": "words of kind 9"}
+    ).json()
+    assert ("6-made", "9") in {(each["layer"], each["index"]) for each in found["results"]}
+    (release,) = [each for each in client.post("/api/global", json={}).json()["releases"] if each["name"] == "made-up"]
+    assert release["description"] == "Made up for a test"
+    points = client.post("/api/umap", json={"modelId": "made-model", "layers": ["6-made"]}).json()["6-made"]
+    assert [point["index"] for point in points[:3]] == ["3", "6", "9"], "0, 0 is no place"
+    assert (points[0]["umap_x"], points[0]["umap_y"], points[0]["umap_cluster"]) == (1.5, -3.0, 3)
+
+
 def test_importing_twice_changes_nothing(imported: Site, client: TestClient, made: Path) -> None:
     before = imported.rows("6-made"), n_rows(imported, tables.Context), n_rows(imported, tables.Explanation)
     feature = client.get("/api/feature/made-model/6-made/1").json()

@@ -15,7 +15,7 @@ PILLOWS_OWN = Fonts(())
 
 
 def drawn(feature, fonts: Fonts = PILLOWS_OWN) -> Image.Image:
-    return Image.open(io.BytesIO(feature_card.draw(feature, fonts))).convert("RGB")
+    return Image.open(io.BytesIO(feature_card.draw(feature, fonts=fonts))).convert("RGB")
 
 
 def inked(picture: Image.Image) -> tuple[int, int, int, int]:
@@ -62,10 +62,11 @@ def test_every_feature_is_drawn_inside_the_edges(name):
 
 
 def test_the_same_feature_is_the_same_picture_and_another_is_not():
-    first = feature_card.draw(samples.feature(), PILLOWS_OWN)
-    assert first == feature_card.draw(samples.feature(), Fonts(()))
-    assert first != feature_card.draw(samples.feature(density=0.5), PILLOWS_OWN)
-    assert first != feature_card.draw(samples.feature(fires_on=(" cat",)), PILLOWS_OWN)
+    first = feature_card.draw(samples.feature(), fonts=PILLOWS_OWN)
+    assert first == feature_card.draw(samples.feature(), fonts=Fonts(()))
+    assert first != feature_card.draw(samples.feature(density=0.5), fonts=PILLOWS_OWN)
+    assert first != feature_card.draw(samples.feature(), "names of cats", PILLOWS_OWN)
+    assert first != feature_card.draw(samples.feature(fires_on=(" cat",)), fonts=PILLOWS_OWN)
 
 
 def test_a_token_that_is_too_long_for_the_card_is_cut():
@@ -114,3 +115,7 @@ def test_the_same_in_a_sentence():
     assert feature_card.description(samples.feature(fires_on=())) == "Density 0.19%."
     assert feature_card.description(labelled("units")).startswith("“units”. Fires on")
     assert not math.isnan(samples.feature().density)
+
+
+def test_what_explains_a_feature_is_said_of_it():
+    assert feature_card.description(samples.feature(), "names of cats").startswith("“names of cats”. ")

@@ -13,6 +13,7 @@ from backend import errors
 from backend.formats import neuronpedia
 from backend.names import FeatureRef
 from backend.services import catalog, comments, explanations, feature_lists, features
+from backend.services.explanations import ExplanationView
 from backend.services.features import FeatureQuery, FeatureView
 from backend.web import explanation_rows, list_rows, neuronpedia_schemas, schemas
 from backend.web.dependencies import DbSession
@@ -68,7 +69,7 @@ def list_several(session: DbSession, asked: neuronpedia_schemas.WantedFeatures) 
 
 @router.post("/umap")
 def show_maps(session: DbSession, asked: neuronpedia_schemas.UmapRequest) -> neuronpedia_schemas.Umap:
-    """By source the points of its map of explanations: none where there is no map."""
+    """By source the points of its map of explanations, as it was imported: none where there is no map."""
     catalog.model_facts(session, asked.modelId)
     if missing := set(asked.layers) - {
         view.name for view in catalog.sources_named(session, asked.modelId, asked.layers)
@@ -77,7 +78,17 @@ def show_maps(session: DbSession, asked: neuronpedia_schemas.UmapRequest) -> neu
             f"No source '{min(missing)}' of a model '{asked.modelId}' is hosted.",
             hint="The home page lists those that are.",
         )
-    return neuronpedia_schemas.Umap({name: [] for name in asked.layers})
+    return neuronpedia_schemas.Umap(
+        {name: [_point(each) for each in explanations.mapped(session, asked.modelId, name)] for name in asked.layers}
+    )
+
+
+def _point(each: ExplanationView) -> neuronpedia_schemas.UmapPoint:
+    return neuronpedia_schemas.UmapPoint(
+        id=each.id, layer=each.ref.source, index=str(each.ref.index), description=each.description,
+        umap_cluster=each.umap_cluster, umap_x=each.umap_x or 0.0, umap_y=each.umap_y or 0.0,
+        umap_log_feature_sparsity=each.umap_log_feature_sparsity,
+    )  # fmt: skip
 
 
 @router.post("/activation/get", response_model=list[schemas.Activation])

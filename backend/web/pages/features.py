@@ -129,11 +129,11 @@ def show(
     near = explanations.headlines(session, [replace(ref, index=each.index) for each in view.neighbours])
     page = replace(page, near={of.index: said for of, said in near.items()})
     site = callers.site_url(request.headers, request.app.state.settings)
-    page = replace(page, texts=texts, notes=feature_notes.of(session, ref), sharing=sharing(view, site))
+    page = replace(page, texts=texts, notes=feature_notes.of(session, ref), sharing=sharing(view, site, page.headline))
     return rendering.respond(request, "pages/feature.html", page)
 
 
-def sharing(feature: FeatureView, site: str) -> Sharing:
+def sharing(feature: FeatureView, site: str, explained: str = "") -> Sharing:
     """How the feature's page on `site` is shown elsewhere."""
     ref = (feature.source.model, feature.source.name, feature.index)
     url = site + names.feature_url(*ref)
@@ -143,7 +143,7 @@ def sharing(feature: FeatureView, site: str) -> Sharing:
         card_url=site + links.card_url(*ref),
         oembed_url=site + links.oembed_url(url),
         title=title,
-        description=feature_card.description(feature),
+        description=feature_card.description(feature, explained),
         code=embedding.code(url, title),
     )
 

@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 
 from backend import errors, names
 from backend.names import FeatureRef
-from backend.services import feature_lists, features
+from backend.services import explanations, feature_lists, features
 from backend.services.features import FeatureView
 from backend.settings import Access
 from backend.web import callers, embedding, feature_card, links
@@ -34,13 +34,18 @@ class NotImplementedHereError(errors.SiteError):
 @router.get("/{model}/{source}/{index:int}/card.png")
 def card(request: Request, session: DbSession, model: str, source: str, index: int) -> Response:
     """The feature as a picture of 1200 × 630 pixels. Only a public source's may be kept by caches on the way."""
-    view = features.get(session, FeatureRef(model, source, index))
+    ref = FeatureRef(model, source, index)
+    view = features.get(session, ref)
+    said = explanations.headlines(session, [ref]).get(ref, "")
     is_public = view.source.visibility == "public"
-    headers = {"ETag": _etag(view), "Cache-Control": f"public, max-age={KEPT_S}" if is_public else "private, no-cache"}
+    headers = {
+        "ETag": _etag(view, said),
+        "Cache-Control": f"public, max-age={KEPT_S}" if is_public else "private, no-cache",
+    }
     known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
     if headers["ETag"] in known:
         return Response(status_code=304, headers=headers)
-    return Response(feature_card.draw(view), media_type="image/png", headers=headers)
+    return Response(feature_card.draw(view, said), media_type="image/png", headers=headers)
 
 
 @router.get("/oembed")
@@ -102,6 +107,7 @@ def _feature(path: str) -> FeatureRef:
     return ref
 
 
-def _etag(view: FeatureView) -> str:
-    said = f"{feature_card.VERSION} {view.source.revision_id} {view.source.model}/{view.source.name}/{view.index} {view.label}"
-    return f'"{hashlib.sha256(said.encode()).hexdigest()[:32]}"'
+def _etag(view: FeatureView, said: str) -> str:
+    place = f"{view.source.model}/{view.source.name}/{view.index}"
+    shown = f"{feature_card.VERSION} {view.source.revision_id} {place} {view.label} {said}"
+    return f'"{hashlib.sha256(shown.encode()).hexdigest()[:32]}"'
