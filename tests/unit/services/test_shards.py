@@ -183,7 +183,7 @@ def test_a_job_is_done_once_both_are(session: Session, encoded: int, is_evaluate
     assert end(session, last) == "done"
     view = jobs.get(session, encoded)
     assert view.fraction == 1.0
-    assert [stage.name for stage in view.stages] == [stage.name for stage in shards.STAGES]
+    assert [stage.name for stage in view.stages] == [stage.name for stage in shards.COMPUTE]
 
 
 @pytest.mark.parametrize("is_evaluated_first", [True, False])
