@@ -216,7 +216,11 @@ def context(
         features=page,
         densities=_densities(source, query) if page else Markup(""),
         quality=quality.panel(measured) if measured else None,
-        columns=tuple(_column(source, query, *column) for column in _COLUMNS),
+        columns=tuple(
+            _column(source, query, *column)
+            for column in _COLUMNS
+            if not (source.is_imported and column[0] == "logit_kurtosis")  # no import says it
+        ),
         kept=_kept(query),
         is_filtered=replace(query, page=1) != order,
         reset_url=links.features_url(source.model, source.name, order),
