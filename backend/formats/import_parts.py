@@ -60,7 +60,7 @@ class Builder:
             raise ValueError(f"{text.n_values} values, where the same tokens have {self._n_values[number]}")
         self._n_uses[number] += 1
         packed = orjson.dumps((number, text.positions, text.values, text.row))
-        self._texts.setdefault(text.index, []).append(packed)
+        self._texts.setdefault(text.feature, []).append(packed)
         self.n_bytes += len(packed)
 
     def add_neuron(self, index: int, row: Row) -> None:

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import compress
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -41,7 +41,7 @@ ACTIVATION_NUMBERS = (
     "qualifyingTokenIndex",
 )  # fmt: skip
 ACTIVATION_OTHERS = ("id", "dataIndex", "dataSource", "creatorId", "createdAt", "logitContributions")
-_PLACE = ("modelId", "layer", "index", "sourceSetName", "source")
+_PLACE = frozenset(("modelId", "layer", "index", "sourceSetName", "source"))
 KNOWN_NEURON = frozenset((*NEURON_LISTS, *NEURON_NUMBERS, *NEURON_OTHERS, *_PLACE))
 KNOWN_ACTIVATION = frozenset((*ACTIVATION_LISTS, *ACTIVATION_NUMBERS, *ACTIVATION_OTHERS, *_PLACE, "tokens", "values"))
 _OF_DASHBOARD = {
@@ -69,12 +69,11 @@ class Counts:
     """Keys that are kept and written out again, and shown nowhere."""
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(NamedTuple):
     """An example as it was read."""
 
-    index: int
-    """Of its feature."""
+    feature: int
+    """Its index."""
     span: bytes
     """JSON of its tokens, as it came."""
     positions: list[int]
@@ -118,12 +117,11 @@ def _example(row: Row, span: bytes | None, counts: Counts) -> Text:
     firing = list(filter(None, values))
     try:
         low, high = (min(firing), max(firing)) if firing else (0.0, 0.0)
-        sum(firing)  # all are numbers
     except TypeError as error:
         raise ValueError("'values' is a list of numbers") from error
+    if not isinstance(low, float | int):
+        raise ValueError("'values' is a list of numbers")
     index = index_of(row)
-    for name in _PLACE:
-        row.pop(name, None)
     if len(firing) < len(values):
         low, high = min(low, 0.0), max(high, 0.0)
     if row.get("minValue") == low:
@@ -153,8 +151,6 @@ def neuron(line: bytes, counts: Counts) -> tuple[int, Row]:
 
 def _neuron(row: Row, counts: Counts) -> tuple[int, Row]:
     index = index_of(row)
-    for name in _PLACE:
-        row.pop(name, None)
     for name in NEURON_LISTS:
         given = row.get(name)
         if given is not None and not isinstance(given, list):
@@ -271,7 +267,7 @@ def at_line(name: str, n: int, error: ValueError) -> errors.InvalidInputError:
 
 def _kept(row: Row, known: frozenset[str], counts: Counts) -> Row:
     """What says something."""
-    kept = {name: value for name, value in row.items() if value is not None and value != []}
+    kept = {name: value for name, value in row.items() if value is not None and value != [] and name not in _PLACE}
     if not kept.keys() <= known:
         counts.unknown.update(kept.keys() - known)
     return kept

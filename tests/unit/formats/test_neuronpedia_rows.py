@@ -27,7 +27,7 @@ def tokens(text: Text) -> list[str]:
 
 def test_an_activation_is_what_its_row_says_less_what_follows() -> None:
     text, counts = read(ROW)
-    assert (text.index, text.positions, text.values, text.n_values) == (7, [1, 2], [1.5, 0.25], 3)
+    assert (text.feature, text.positions, text.values, text.n_values) == (7, [1, 2], [1.5, 0.25], 3)
     assert tokens(text) == ["a", "b", "c"]
     assert text.row == {"id": "cm1", "binMin": -1, "binMax": 2.2, "binContains": -1}
     assert not counts.unknown
@@ -43,7 +43,7 @@ def test_what_does_not_follow_from_the_values_is_kept() -> None:
 
 @pytest.mark.parametrize("index", [7, "7", 7.0])
 def test_an_index_is_a_number_or_its_digits(index: object) -> None:
-    assert read(ROW | {"index": index})[0].index == 7
+    assert read(ROW | {"index": index})[0].feature == 7
 
 
 @pytest.mark.parametrize("index", ["", "-1", "seven", -1, True, None, 2**31, 7.5])
