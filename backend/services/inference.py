@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import logging
 import threading
 import time
@@ -220,7 +221,9 @@ class Client:
         """Connects when first used."""
         self._settings = settings
         self._queue: Queue | None = None
-        self._replies = f"eyepiece:live:replies:{uuid.uuid4().hex}"
+        self._name = uuid.uuid4().hex
+        self._replies = f"eyepiece:live:replies:{self._name}"
+        self._numbers = itertools.count()
         self._waiting: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Queue[bytes]]] = {}
         self._lock = threading.Lock()
         self._reader: threading.Thread | None = None
@@ -254,7 +257,7 @@ class Client:
         """The fields every request has, for one about these places."""
         deadline_s = self._settings.live_deadline_s if deadline_s is None else deadline_s
         return {
-            "id": uuid.uuid4().hex, "reply_to": self._replies, "deadline_at": time.time() + deadline_s,
+            "id": f"{self._name}-{next(self._numbers)}", "reply_to": self._replies, "deadline_at": time.time() + deadline_s,
             "model": found.model, "versions": found.versions,
         }  # fmt: skip
 

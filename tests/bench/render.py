@@ -9,28 +9,32 @@ import json
 from typing import Any
 
 from backend.settings import REPOSITORY
-from tests.bench import bench_engine, bench_live, bench_scaling, soak_live
+from tests.bench import bench_engine, bench_import, bench_live, bench_scaling, soak_live
 from tests.bench.equality import Reason
 
 PAGE = REPOSITORY / "docs" / "performance.md"
-SECTIONS = ("engine", "equality", "scaling", "live")
+SECTIONS = ("engine", "equality", "scaling", "live", "import")
 
 
 def main() -> None:
     """Rewrite the page and the drawing."""
-    results = (bench_engine.RESULT, bench_scaling.RESULT, bench_live.RESULT, soak_live.RESULT)
-    engine, scaling, live, soak = (json.loads(path.read_text()) for path in results)
-    PAGE.write_text(with_sections(PAGE.read_text(), render(engine, scaling, live, soak)))
+    results = (bench_engine.RESULT, bench_scaling.RESULT, bench_live.RESULT, soak_live.RESULT, bench_import.RESULT)
+    engine, scaling, live, soak, imported = (json.loads(path.read_text()) for path in results)
+    PAGE.write_text(with_sections(PAGE.read_text(), render(engine, scaling, live, soak, imported)))
     bench_scaling.DRAWING.write_text(bench_scaling.draw(scaling))
 
 
 def render(
-    engine: dict[str, Any], scaling: dict[str, Any], live: dict[str, Any], soak: dict[str, Any]
+    engine: dict[str, Any],
+    scaling: dict[str, Any],
+    live: dict[str, Any],
+    soak: dict[str, Any],
+    imported: dict[str, Any],
 ) -> dict[str, str]:
     """Markdown by section."""
     return {
         "engine": render_engine(engine), "equality": render_equality(engine), "scaling": render_scaling(scaling),
-        "live": render_live(live, soak),
+        "live": render_live(live, soak), "import": render_import(imported),
     }  # fmt: skip
 
 
@@ -153,6 +157,21 @@ def render_live(result: dict[str, Any], soak: dict[str, Any]) -> str:
             f"{memory['live']['late']:,.0f}) and {memory['web']['grown']:.0f} MB in the web server (to "
             f"{memory['web']['late']:,.0f}) from the second fifth of the time to the last.",
         ]
+    )
+
+
+def render_import(result: dict[str, Any]) -> str:
+    """Seconds by stage, beside what reading the files takes by itself, and memory."""
+    stages = ", ".join(f"{name} {result['stage_s'][name]:.1f} s" for name in ("prepare", "read", "merge", "store"))
+    limits = ", ".join(f"{seconds:.1f} s" for seconds in result["limit_s"])
+    return (
+        f"{result['date']}, {result['machine']['processor']}, {result['machine']['n_cores']} cores: "
+        f"{result['n_features']:,} features with {result['n_activations']:,} activations of {result['n_contexts']:,} texts, "
+        f"{_gb(result['compressed_bytes'])} compressed, in {result['seconds']:.1f} s: "
+        f"**{result['features_per_s']:,} features a second** ({stages}). Unpacking and parsing the same lines and doing nothing with "
+        f"them, in as many processes, before and after: {limits}; the import takes **{result['times_the_limit']:.2f} ×** that. Once more, "
+        f"with nothing new: {result['again_s']:.1f} s. Worker and readers held {_gb(result['peak_bytes_more'])} more than the idle worker, "
+        f"which is {_gb(result['idle_worker_bytes'])} of libraries."
     )
 
 

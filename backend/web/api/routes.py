@@ -34,8 +34,12 @@ router = APIRouter(
     # Named "4XX" it also replaces FastAPI's own description of a malformed request, which we answer otherwise.
     responses={"4XX": {"model": schemas.Error, "description": "What is wrong with the request, or not hosted here."}},
 )
-router.include_router(imports.router)  # before features: /feature/upload-batch is no feature
+# What is asked most comes first: routes are tried one after the other.
 router.include_router(features.router)
+router.include_router(live.router)
+router.include_router(search.router)
+router.include_router(steer.router)
+router.include_router(imports.router)
 router.include_router(explanations.router)
 router.include_router(exports.router)
 router.include_router(activation_index.router)
@@ -43,10 +47,7 @@ router.include_router(catalog.router)
 router.include_router(removal.router)
 router.include_router(looks.router)
 router.include_router(jobs.router)
-router.include_router(live.router)
-router.include_router(steer.router)
 router.include_router(vectors.router)
-router.include_router(search.router)
 router.include_router(scan.router)
 router.include_router(lists.router)
 router.include_router(comments.router)

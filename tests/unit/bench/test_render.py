@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.bench import bench_engine, bench_live, bench_scaling, render, soak_live
+from tests.bench import bench_engine, bench_import, bench_live, bench_scaling, render, soak_live
 from tests.bench.equality import Reason
 
 MACHINE: dict[str, Any] = {
@@ -46,8 +46,9 @@ def test_page_and_drawing_show_the_committed_results() -> None:
     """Run `python -m tests.bench.render` when this fails."""
     engine, scaling = committed(bench_engine.RESULT), committed(bench_scaling.RESULT)
     live, soak = committed(bench_live.RESULT), committed(soak_live.RESULT)
+    imported = committed(bench_import.RESULT)
     page = render.PAGE.read_text()
-    assert page == render.with_sections(page, render.render(engine, scaling, live, soak))
+    assert page == render.with_sections(page, render.render(engine, scaling, live, soak, imported))
     assert bench_scaling.DRAWING.read_text() == bench_scaling.draw(scaling)
 
 
