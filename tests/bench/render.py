@@ -164,14 +164,15 @@ def render_import(result: dict[str, Any]) -> str:
     """Seconds by stage, beside what reading the files takes by itself, and memory."""
     stages = ", ".join(f"{name} {result['stage_s'][name]:.1f} s" for name in ("prepare", "read", "merge", "store"))
     limits = ", ".join(f"{seconds:.1f} s" for seconds in result["limit_s"])
+    of = result["machine"]
+    more, idle = _gb(result["peak_bytes_more"]), _gb(result["idle_worker_bytes"])
     return (
-        f"{result['date']}, {result['machine']['processor']}, {result['machine']['n_cores']} cores: "
-        f"{result['n_features']:,} features with {result['n_activations']:,} activations of {result['n_contexts']:,} texts, "
-        f"{_gb(result['compressed_bytes'])} compressed, in {result['seconds']:.1f} s: "
-        f"**{result['features_per_s']:,} features a second** ({stages}). Unpacking and parsing the same lines and doing nothing with "
-        f"them, in as many processes, before and after: {limits}; the import takes **{result['times_the_limit']:.2f} ×** that. Once more, "
-        f"with nothing new: {result['again_s']:.1f} s. Worker and readers held {_gb(result['peak_bytes_more'])} more than the idle worker, "
-        f"which is {_gb(result['idle_worker_bytes'])} of libraries."
+        f"{result['date']}, {of['processor']}, {of['n_cores']} cores: {result['n_features']:,} features with "
+        f"{result['n_activations']:,} activations of {result['n_contexts']:,} texts, {_gb(result['compressed_bytes'])} "
+        f"compressed, in {result['seconds']:.1f} s: **{result['features_per_s']:,} features a second** ({stages}). Unpacking "
+        f"and parsing the same lines and doing nothing with them, in as many processes, before and after: {limits}; the "
+        f"import takes **{result['times_the_limit']:.2f} ×** that. Once more, with nothing new: {result['again_s']:.1f} s. "
+        f"Worker and readers held {more} more than the idle worker, which is {idle} of libraries."
     )
 
 
