@@ -79,12 +79,12 @@ def test_only_a_caller_with_a_key_gets_fractions_neuronpedias_client_takes(api):
     assert rows[0] == plain | {"binContains": None}
 
 
-def test_a_feature_costs_seven_statements(api, connection):
+def test_a_feature_costs_nine_statements(api, connection):
     feature(api, RICH)
     for index in (RICH, DEAD):
         with statements(connection) as seen:
             feature(api, index)
-        assert len([statement for statement in seen if "SAVEPOINT" not in statement]) == 7
+        assert len([statement for statement in seen if "SAVEPOINT" not in statement]) == 9
 
 
 @pytest.mark.parametrize("index", ["6", "-1", "99999999999999999999", "x", "1.5"])
