@@ -2,7 +2,7 @@
 
 A real Postgres and one worker, as `eyepiece up` has them. Beside it, before and after, the least that anybody has to do:
 unpack the same files and read each line's JSON, in as many processes as the worker uses. Memory is what the worker and
-its readers hold that is theirs alone, sampled five times a second, less what the idle worker held before. Printed, and
+its readers hold besides pages of files, sampled five times a second, less what the idle worker held before. Printed, and
 written with --write to tests/bench/results/import.json.
 
 Run: `python -m tests.bench.bench_import [--features N] [--write]`, some minutes.
@@ -147,7 +147,8 @@ class Memory:
         total = 0
         for process in (self._process, *self._process.children(recursive=True)):
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                total += process.memory_full_info().uss
+                held = process.memory_info()
+                total += held.rss - held.shared  # pages of files that are mapped can be given up at any time
         return total
 
     def _watch(self) -> None:
