@@ -5,7 +5,6 @@ the workers of this moment do, each by its own lease, so it follows workers that
 job weighs stages by their usual cost, since the true one is known only afterwards.
 """
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -151,15 +150,20 @@ def views(session: Session, jobs: Sequence[Job]) -> tuple[JobView, ...]:
         n, n_done = features.get((row.job_id, row.source_id), (row.d_sae, 0))
         sources[row.job_id].append(JobSourceView(row.name, n, n_done, row.published_at is not None, row.is_deleted))
     active = _active(session) if any(job.state == "queued" for job in jobs) else []
-    before = {job.id: bisect_left(active, job.id) if job.state == "queued" else 0 for job in jobs}
+    before = {job.id: _n_before(job, active) if job.state == "queued" else 0 for job in jobs}
     errors = {job.id: None if job.error is None else host_paths.shown(session, job, job.error) for job in jobs}
     return tuple(_view(job, tuple(sources[job.id]), sums[job.id], before[job.id], errors[job.id]) for job in jobs)
 
 
-def _active(session: Session) -> list[int]:
-    """Every job that is queued or running, whoever may see it: the oldest is done first."""
-    found = select(Job.id).where(Job.state.in_(ACTIVE)).order_by(Job.id)
-    return list(session.scalars(unrestricted(found)))
+def _active(session: Session) -> list[tuple[int, bool]]:
+    """Every job that is queued or running, whoever may see it, and whether it is an import: those are done first."""
+    found = select(Job.id, Job.spec.has_key("import")).where(Job.state.in_(ACTIVE))
+    return [(job_id, is_import) for job_id, is_import in session.execute(unrestricted(found))]
+
+
+def _n_before(job: Job, active: Sequence[tuple[int, bool]]) -> int:
+    place = ("import" not in job.spec, job.id)
+    return sum((not is_import, job_id) < place for job_id, is_import in active)
 
 
 def _sums(ids: Sequence[int]) -> Any:

@@ -128,7 +128,7 @@ class Claim:
 def claim_next(session: Session, *, worker: str, lease_s: float, max_attempts: int, straggler_s: float) -> Claim | None:
     """Take the next shard there is: of the oldest job, in order, extras last; else a straggler's. None if none is free.
 
-    A shard tried too often fails its job, and the next one is looked for.
+    Imports are short and come before jobs that compute. A shard tried too often fails its job, and the next one is looked for.
     """
     while True:
         shard = session.scalar(_next(_is_free()))
@@ -152,7 +152,9 @@ def claim_next(session: Session, *, worker: str, lease_s: float, max_attempts: i
 
 
 def _next(condition: ColumnElement[bool]) -> Any:
-    found = select(Shard).where(condition).order_by(Shard.job_id, Shard.stage.in_(_EXTRA), Shard.id).limit(1)
+    is_import = select(Job.spec.has_key("import")).where(Job.id == Shard.job_id).scalar_subquery()
+    order = (is_import.desc(), Shard.job_id, Shard.stage.in_(_EXTRA), Shard.id)
+    found = select(Shard).where(condition).order_by(*order).limit(1)
     return found.with_for_update(skip_locked=True, of=Shard).execution_options(populate_existing=True)
 
 

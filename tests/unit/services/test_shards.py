@@ -50,6 +50,14 @@ def test_shards_are_claimed_in_order_and_by_one_worker_each(session: Session) ->
     assert claim_or_none(session, "w3") is None
 
 
+def test_an_import_comes_before_what_is_computed(session: Session) -> None:
+    made = hosted.host(session)
+    computed = jobs.create(session, [made.source_id], {})
+    imported = jobs.create(session, [hosted.add_source(session, source="3-tiny-sae")], {"import": {}})
+    assert [jobs.get(session, job_id).n_before for job_id in (computed, imported)] == [1, 0]
+    assert [claim(session, worker).job_id for worker in ("w1", "w2")] == [imported, computed]
+
+
 def test_a_claim_taken_over_cannot_finish_or_fail(session: Session) -> None:
     made = hosted.host(session)
     job_id = jobs.create(session, [made.source_id], {})
