@@ -56,7 +56,7 @@ def read(*, place: dict[str, str], name: str, what: import_files.What, out: str,
     def write() -> None:
         nonlocal builder
         path = f"{out}-{len(parts)}"
-        builder.write(Path(path), {})
+        builder.write(Path(path))
         parts.append(path)
         for key, counts in (("put_right", builder.counts.put_right), ("unknown", builder.counts.unknown)):
             for each, n in counts.items():
@@ -73,10 +73,7 @@ def read(*, place: dict[str, str], name: str, what: import_files.What, out: str,
                     write()
         except ValueError as error:
             unit = "feature" if what == "batch" else "line"
-            raise errors.InvalidInputError(
-                f"{name}, {unit} {found['n_rows']:,}: {error}.",
-                hint="Nothing of it is imported. Export or download the file again.",
-            ) from error
+            raise neuronpedia_rows.unreadable(name, found["n_rows"], error, unit=unit) from error
         write()
         return found | {"parts": parts, "n_bytes": opened.n_bytes, "sha256": hasher.hexdigest()}
 

@@ -305,7 +305,7 @@ def _store_explanations(work: Work) -> None:
                         rows = []
                 explanation_files.upsert_many(session, source.id, rows)
             except ValueError as error:
-                raise neuronpedia_rows.at_line(file.name, n, error) from error
+                raise neuronpedia_rows.unreadable(file.name, n, error) from error
         if not shards.finish(session, claimed, n_units=0, result={"n_explanations": n}):
             raise errors.CancelledError("the shard is no longer ours.")
         jobs.note(session, claimed.job_id, "info", f"{file.name}: {n:,} explanations.")

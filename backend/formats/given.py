@@ -18,12 +18,12 @@ from typing import Any
 import orjson
 
 from backend.formats.copy_rows import FeatureFacts
+from backend.formats.neuronpedia import TOP_BIN
 
 PACK_VERSION = 3
 """First byte of the packed form; those of computed dashboards are in `dashboards.py`."""
 _ZLIB_LEVEL = 3
 _LENGTH = struct.Struct("<I")
-TOP_BIN = -1
 OWN = -1
 """In place of a context's index: the example has its tokens itself."""
 N_TOKENS_SHOWN = 10

@@ -68,7 +68,7 @@ class Builder:
         self._neurons[index] = packed = orjson.dumps(row)
         self.n_bytes += len(packed)
 
-    def write(self, path: Path, meta: dict[str, Any]) -> None:
+    def write(self, path: Path) -> None:
         """Write what was gathered."""
         texts = {index: b"[" + b",".join(rows) + b"]" for index, rows in self._texts.items()}
         arrays: dict[str, NDArray[Any]] = {
@@ -80,7 +80,7 @@ class Builder:
             **table("texts", texts),
             **table("neurons", self._neurons),
         }
-        array_file.write(path, arrays, meta)
+        array_file.write(path, arrays, {})
 
 
 @dataclass(frozen=True, slots=True)

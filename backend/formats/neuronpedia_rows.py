@@ -258,10 +258,10 @@ def lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield rest
 
 
-def at_line(name: str, n: int, error: ValueError) -> errors.InvalidInputError:
-    """What to tell of a line that cannot be read."""
+def unreadable(name: str, n: int, error: ValueError, *, unit: str = "line") -> errors.InvalidInputError:
+    """What to tell of the `n`-th line of a file, or another unit of it, that cannot be read."""
     return errors.InvalidInputError(
-        f"{name}, line {n:,}: {error}.", hint="Nothing of it is imported. Export or download the file again."
+        f"{name}, {unit} {n:,}: {error}.", hint="Nothing of it is imported. Export or download the file again."
     )
 
 

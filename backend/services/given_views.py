@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.formats.dashboards import Moments
-from backend.formats.given import OWN, TOP_BIN, GivenExample, GivenFeature
+from backend.formats.given import OWN, GivenExample, GivenFeature
+from backend.formats.neuronpedia import TOP_BIN
 from backend.services.catalog import SourceView
 from backend.services.feature_views import (
     DocumentView,

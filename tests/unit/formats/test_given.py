@@ -69,7 +69,7 @@ def part(tmp_path, name: str, texts: list[tuple[int, list[str], list[float]]]) -
     for index, tokens, values in texts:
         row = {"index": index, "tokens": tokens, "values": values}
         builder.add_text(neuronpedia_rows.activation(import_parts.orjson.dumps(row), Counts()))
-    builder.write(tmp_path / name, {})
+    builder.write(tmp_path / name)
     return import_parts.read(tmp_path / name)
 
 
@@ -102,7 +102,7 @@ def test_a_text_written_in_two_ways_is_one(tmp_path) -> None:
     for tokens in (b'["\\u00e9"]', '["é"]'.encode(), b'[ "\\u00e9" ]'):
         line = b'{"index":1,"values":[1],"tokens":' + tokens + b',"id":"x"}'
         builder.add_text(neuronpedia_rows.activation(line, Counts()))
-    builder.write(tmp_path / "1", {})
+    builder.write(tmp_path / "1")
     merged = import_parts.merge([import_parts.read(tmp_path / "1")], {}, [], tmp_path / "ids", Counts())
     assert [each.tolist() for each in merged.of_parts] == [[0, 0, 0]]
     assert (merged.vocabulary, list(merged.new())) == (["é"], [(0, [0])])
